@@ -1,0 +1,392 @@
+//! What the registrar hears (events, in the past tense) and what it orders (effects, imperative).
+
+use alloc::{string::String, vec::Vec};
+use core::fmt;
+
+use crate::{
+    evidence::{Caller, Holder},
+    grant::Grant,
+    id::{PolicyEpoch, Sequence, SpiffeId, TaskId, TaskVersion, Ticket},
+    ledger::Serial,
+    record::Record,
+    revocation::Delta,
+    task::{Cause, Terms},
+    time::{Span, Timestamp},
+};
+
+/// What the judge found: which profiles match, in the order of their file, and at which epoch.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Verdict {
+    /// The edition of the profiles that was read.
+    pub epoch: PolicyEpoch,
+    /// One entry per identity that the evidence earns; none is a No.
+    pub permits: Vec<Terms>,
+}
+
+/// What a caller wants for one of its tasks.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Ask {
+    /// A certificate.
+    X509,
+    /// A token for these audiences.
+    Jwt {
+        /// All of them stand in `aud`.
+        audience: Vec<String>,
+    },
+}
+
+/// A wish to begin a task by name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Begin {
+    /// Its profile's terms.
+    pub terms: Terms,
+    /// What holds it.
+    pub holder: Holder,
+    /// The task it is part of.
+    pub parent: Option<TaskId>,
+    /// What it is for.
+    pub intent: String,
+    /// When it ends at the latest.
+    pub deadline: Option<Timestamp>,
+    /// How long it lives without a heartbeat.
+    pub lease: Option<Span>,
+}
+
+/// Something happened.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// An attested caller wants to know which identities it has. Tasks are opened on first contact.
+    Met {
+        /// Whom to answer.
+        ticket: Ticket,
+        /// What the caller can stand for.
+        caller: Caller,
+        /// What its evidence earns.
+        verdict: Verdict,
+        /// Names for the tasks that may be opened, one per permit.
+        luck: Vec<TaskId>,
+    },
+    /// A caller that was introduced wants a credential.
+    Asked {
+        /// Whom to answer.
+        ticket: Ticket,
+        /// For which task.
+        task: TaskId,
+        /// The version it was introduced to.
+        version: TaskVersion,
+        /// The epoch its verdict rests on.
+        epoch: PolicyEpoch,
+        /// What it wants.
+        ask: Ask,
+        /// 64 random bits for the serial.
+        luck: u64,
+    },
+    /// Somebody wants to begin a task by name.
+    BeginAsked {
+        /// Whom to answer.
+        ticket: Ticket,
+        /// What to begin.
+        begin: Begin,
+        /// The new task's name.
+        luck: TaskId,
+    },
+    /// A heartbeat arrived.
+    HeartbeatHeard {
+        /// Whom to answer.
+        ticket: Ticket,
+        /// Whose lease.
+        task: TaskId,
+    },
+    /// Somebody wants a task to have a new intent, and so a new version.
+    AmendAsked {
+        /// Whom to answer.
+        ticket: Ticket,
+        /// Which task.
+        task: TaskId,
+        /// The new intent.
+        intent: String,
+    },
+    /// A task is over: somebody says so.
+    EndAsked {
+        /// Whom to answer.
+        ticket: Ticket,
+        /// Which.
+        task: TaskId,
+        /// Why.
+        cause: Cause,
+    },
+    /// The eyes saw that a task's holder is gone.
+    HolderGone {
+        /// Whose.
+        task: TaskId,
+        /// Exit code, or 128 + signal, where it was seen.
+        exit: Option<i32>,
+    },
+    /// An operator suspends a task.
+    QuarantineAsked {
+        /// Whom to answer.
+        ticket: Ticket,
+        /// Which.
+        task: TaskId,
+    },
+    /// An operator lifts a quarantine.
+    ReleaseAsked {
+        /// Whom to answer.
+        ticket: Ticket,
+        /// Which.
+        task: TaskId,
+    },
+    /// An operator revokes one credential.
+    RevokeAsked {
+        /// Whom to answer.
+        ticket: Ticket,
+        /// Which.
+        serial: Serial,
+    },
+    /// A signature was made.
+    Signed {
+        /// For whom.
+        ticket: Ticket,
+    },
+    /// A signature could not be made, or what was signed did not read back as it should.
+    SigningFailed {
+        /// For whom.
+        ticket: Ticket,
+    },
+    /// Everything up to here is on disk.
+    Journaled {
+        /// The last durable record.
+        upto: Sequence,
+    },
+    /// The journal can take no more. Nothing is issued until a restart.
+    JournalFailed,
+    /// The profiles were replaced.
+    PolicyChanged {
+        /// The new edition.
+        epoch: PolicyEpoch,
+        /// Profiles that no longer exist; their tasks end.
+        gone: Vec<String>,
+    },
+    /// Something to testify.
+    NoteAsked {
+        /// A stable word.
+        what: String,
+        /// Free text.
+        detail: String,
+    },
+}
+
+/// One identity of a caller.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Identity {
+    /// Its task.
+    pub task: TaskId,
+    /// The task's version.
+    pub version: TaskVersion,
+    /// Whom its credentials name.
+    pub spiffe_id: SpiffeId,
+    /// The Workload API's hint.
+    pub hint: String,
+    /// Foreign trust domains it may verify.
+    pub federates_with: Vec<crate::id::TrustDomain>,
+}
+
+/// Why the streams of a task are woken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Closing {
+    /// Its task is over.
+    Ended,
+    /// Its task is quarantined.
+    Suspended,
+    /// Its task has a new version, a released quarantine or a credential revoked on its own.
+    Changed,
+}
+
+/// Something to be done, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Append this record; answer with [`Event::Journaled`].
+    Journal(Sequence, Record),
+    /// Answer [`Event::Met`].
+    Introduce {
+        /// Whom to answer.
+        ticket: Ticket,
+        /// In the order of the profiles; never empty.
+        identities: Vec<Identity>,
+    },
+    /// Judge again: the profiles or the task have moved since the verdict.
+    Reconsider {
+        /// Whose verdict.
+        ticket: Ticket,
+    },
+    /// Sign; answer with [`Event::Signed`] or [`Event::SigningFailed`].
+    Sign {
+        /// For whom.
+        ticket: Ticket,
+        /// The permission.
+        grant: Grant,
+    },
+    /// Hand out what was signed.
+    Release {
+        /// To whom.
+        ticket: Ticket,
+    },
+    /// Answer with a No; what was signed for this ticket, if anything, is destroyed.
+    Withhold {
+        /// Whom to answer.
+        ticket: Ticket,
+        /// Why.
+        denial: Denial,
+    },
+    /// Answer with a Yes: what was asked is on disk.
+    Acknowledge {
+        /// Whom to answer.
+        ticket: Ticket,
+        /// About which task.
+        task: TaskId,
+        /// The version that holds now.
+        version: TaskVersion,
+    },
+    /// Tell the followers.
+    Publish(Delta),
+    /// The list of revoked certificates has changed; sign a new CRL when the pace allows.
+    RefreshCrl,
+    /// Keep an eye on a holder; answer with [`Event::HolderGone`].
+    Watch {
+        /// Whose.
+        task: TaskId,
+        /// What.
+        holder: Holder,
+    },
+    /// Stop watching.
+    Unwatch {
+        /// Whose.
+        task: TaskId,
+    },
+    /// Wake the task's streams.
+    Close {
+        /// Which.
+        task: TaskId,
+        /// Why.
+        why: Closing,
+    },
+    /// Give the task a Workload API socket of its own.
+    OpenSocket {
+        /// Which.
+        task: TaskId,
+    },
+    /// Take that socket away.
+    CloseSocket {
+        /// Which.
+        task: TaskId,
+    },
+    /// A task is forgotten: drop what the shell keeps about it.
+    Forget {
+        /// Which.
+        task: TaskId,
+    },
+}
+
+macro_rules! denials {
+    ($($(#[doc = $doc:literal])* $name:ident = $code:literal, $remedy:literal;)*) => {
+        /// Why a caller leaves with nothing. Codes are API: add, never reuse. `docs/denials.md` lists
+        /// them.
+        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        pub enum Denial { $($(#[doc = $doc])* $name,)* }
+
+        impl Denial {
+            /// Every denial.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The stable code.
+            #[must_use]
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$name => $code,)* }
+            }
+
+            /// What to do about it, as a sentence without a full stop.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$name => $remedy,)* }
+            }
+        }
+    };
+}
+
+denials! {
+    /// No profile matches the caller.
+    NoIdentity = "no_identity", "run `mayfly doctor` as the caller to see which selector did not match";
+    /// A profile matches, but only for tasks that are begun by name.
+    NotBound = "not_bound", "begin a task for this profile, for example with `mayfly run --as PROFILE`";
+    /// No such task, or it is long over.
+    TaskUnknown = "task_unknown", "list tasks with `mayfly task list --all`";
+    /// The task has ended; nothing is issued for it again.
+    TaskEnded = "task_ended", "begin a new task";
+    /// The task is quarantined.
+    TaskQuarantined = "task_quarantined", "an operator may release it";
+    /// The task has a newer version than the caller was introduced to.
+    TaskVersion = "task_version", "ask again";
+    /// No such profile.
+    ProfileUnknown = "profile_unknown", "list profiles with `mayfly profile list`";
+    /// What remains of the lease is too short for a credential.
+    LeaseTooShort = "lease_too_short", "send a heartbeat, or ask for a longer lease";
+    /// What remains until the deadline is too short for a credential.
+    DeadlineNear = "deadline_near", "begin a task with a later deadline";
+    /// A deadline that has passed already.
+    DeadlinePassed = "deadline_passed", "choose a deadline in the future";
+    /// A lease outside the permitted range.
+    LeaseOutOfRange = "lease_out_of_range", "choose a lease from 100 ms to 24 h";
+    /// A heartbeat for a task that has no lease.
+    NoLease = "no_lease", "send heartbeats only for tasks begun with a lease";
+    /// The parent is not active.
+    ParentInactive = "parent_inactive", "begin the task without a parent or under a live one";
+    /// The tree of tasks is too deep.
+    TooDeep = "too_deep", "delegate less deeply";
+    /// The parent has too many children.
+    TooManyChildren = "too_many_children", "end children that are done";
+    /// The holder has a live task of this profile already.
+    HolderTaken = "holder_taken", "use the task that exists, or end it first";
+    /// The holder does not fit the profile's binding.
+    HolderUnfit = "holder_unfit", "bind the task as its profile says";
+    /// Text that is too long or a name that cannot be part of a SPIFFE ID.
+    Malformed = "malformed", "shorten or correct the named field";
+    /// A token needs at least one audience, and not too many.
+    AudienceInvalid = "audience_invalid", "name 1 to 32 audiences of 1 to 1024 bytes";
+    /// The SPIFFE ID asked for is not one of the caller's.
+    IdentityNotHeld = "identity_not_held", "leave the SPIFFE ID out, or ask for one of your own";
+    /// The serial is not one of ours, or it has expired.
+    SerialUnknown = "serial_unknown", "check the serial with `mayfly task show`";
+    /// Too much at once.
+    Overloaded = "overloaded", "try again with backoff";
+    /// The journal cannot be written; nothing is issued.
+    JournalFailed = "journal_failed", "see the broker's log; free disk space or replace the disk, then restart";
+    /// A signature failed or did not read back.
+    SigningFailed = "signing_failed", "see the broker's log";
+    /// The broker is starting or stopping.
+    NotServing = "not_serving", "try again with backoff";
+    /// The calling process is gone, or is not the one that connected.
+    PeerGone = "peer_gone", "connect from the process that uses the credential";
+    /// The caller could not be attested.
+    AttestationFailed = "attestation_failed", "see the broker's log; try again";
+    /// The token does not validate.
+    TokenInvalid = "token_invalid", "fetch a fresh token for this audience";
+    /// The certificate or token has been revoked on its own.
+    CredentialRevoked = "credential_revoked", "fetch a fresh one";
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+impl Denial {
+    /// Finds a denial by its code.
+    #[must_use]
+    pub fn parse(code: &str) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|denial| denial.code() == code)
+    }
+}

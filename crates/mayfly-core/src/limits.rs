@@ -1,0 +1,58 @@
+//! Every bound of the deciding part, with the relations that must hold between them.
+
+use crate::time::Span;
+
+/// SPIFFE-ID §2.3: implementations must support and should not exceed 2048 bytes.
+pub const SPIFFE_ID_BYTES_MAX: usize = 2048;
+/// SPIFFE-ID §2.1.
+pub const TRUST_DOMAIN_BYTES_MAX: usize = 255;
+/// Longest X.509-SVID or JWT-SVID life that a profile may ask for.
+pub const CREDENTIAL_TTL_MAX: Span = Span::from_secs(24 * 3600);
+/// Shortest credential life: certificates and tokens count in seconds, and renewal is at half life.
+pub const CREDENTIAL_TTL_MIN: Span = Span::from_secs(2);
+/// X.509-SVID life where the profile is silent.
+pub const X509_TTL_DEFAULT: Span = Span::from_secs(300);
+/// JWT-SVID life where the profile is silent.
+pub const JWT_TTL_DEFAULT: Span = Span::from_secs(120);
+/// How far `notBefore` lies in the past, for verifiers whose clock is behind (SPIRE does the same).
+pub const BACKDATE: Span = Span::from_secs(10);
+/// Width of an expiry window: one status bitmap each, retired whole.
+pub const WINDOW: Span = Span::from_secs(600);
+/// How long after its last expiry a window's bitmap and its serials are remembered, for verifiers
+/// whose clock is behind or which allow a minute's leeway.
+pub const FORGET_AFTER: Span = Span::from_secs(120);
+/// Slots in one window. A 24-bit index keeps one window's bitmap under 4 MiB at two bits a slot.
+pub const SLOTS_PER_WINDOW_MAX: u32 = 1 << 24;
+/// Tasks in one shard, ended ones that are still remembered included.
+pub const TASKS_MAX: usize = 2_000_000;
+/// Callers waiting for an answer of one registrar.
+pub const ASKS_IN_FLIGHT_MAX: usize = 65_536;
+/// Records that wait for the disk.
+pub const RECORDS_IN_FLIGHT_MAX: usize = 262_144;
+/// Identities that one caller may hold at once; clients cap a response at 100.
+pub const IDENTITIES_PER_CALLER_MAX: usize = 100;
+/// Unexpired credentials of one task.
+pub const CREDENTIALS_PER_TASK_MAX: usize = 100_000;
+/// How deep a tree of tasks may be.
+pub const DEPTH_MAX: u32 = 32;
+/// Direct children of one task.
+pub const CHILDREN_MAX: usize = 10_000;
+/// Longest lease.
+pub const LEASE_MAX: Span = Span::from_secs(24 * 3600);
+/// Shortest lease that can be kept by a heartbeat.
+pub const LEASE_MIN: Span = Span(100);
+/// Longest intent text, in bytes.
+pub const INTENT_BYTES_MAX: usize = 1024;
+/// Longest owner name, in bytes.
+pub const OWNER_BYTES_MAX: usize = 256;
+/// Audiences in one JWT-SVID (the Rust client refuses more).
+pub const AUDIENCES_MAX: usize = 32;
+/// Longest single audience, in bytes.
+pub const AUDIENCE_BYTES_MAX: usize = 1024;
+
+const _: () = assert!(X509_TTL_DEFAULT.0 <= CREDENTIAL_TTL_MAX.0);
+const _: () = assert!(JWT_TTL_DEFAULT.0 <= CREDENTIAL_TTL_MAX.0);
+const _: () = assert!(CREDENTIAL_TTL_MIN.0 <= JWT_TTL_DEFAULT.0);
+const _: () = assert!(LEASE_MIN.0 < LEASE_MAX.0);
+const _: () = assert!(BACKDATE.0 < FORGET_AFTER.0);
+const _: () = assert!(IDENTITIES_PER_CALLER_MAX < ASKS_IN_FLIGHT_MAX);

@@ -1,0 +1,285 @@
+//! A task: one piece of work, the unit of issuance, revocation and audit.
+//!
+//! Only `Active` issues. A state that is not known is a state that does not issue.
+
+use alloc::{collections::BTreeSet, string::String, vec::Vec};
+use core::fmt;
+
+use crate::{
+    evidence::Holder,
+    id::{SpiffeId, TaskId, TaskVersion, TrustDomain},
+    ledger::{Credential, Place},
+    time::{Span, Timestamp},
+};
+
+/// How a profile ties a task to what runs.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Binding {
+    /// Exactly one process.
+    Process,
+    /// A process and its verified descendants.
+    Lineage,
+    /// Every process of a cgroup.
+    Cgroup,
+    /// Whoever reaches the task's own socket.
+    Socket,
+    /// A heartbeat, wherever it comes from.
+    Lease,
+}
+
+impl Binding {
+    /// The word used in profiles and listings.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Lineage => "lineage",
+            Self::Cgroup => "cgroup",
+            Self::Socket => "socket",
+            Self::Lease => "lease",
+        }
+    }
+
+    /// Finds a binding by its word.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [
+            Self::Process,
+            Self::Lineage,
+            Self::Cgroup,
+            Self::Socket,
+            Self::Lease,
+        ]
+        .into_iter()
+        .find(|binding| binding.name() == name)
+    }
+
+    /// Whether a caller that is met for the first time may be given a task of its own.
+    #[must_use]
+    pub const fn is_observable(self) -> bool {
+        match self {
+            Self::Process | Self::Cgroup => true,
+            Self::Lineage | Self::Socket | Self::Lease => false,
+        }
+    }
+}
+
+/// What a profile grants to whoever matches it, as the judge read it at one policy epoch.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Terms {
+    /// The profile's name.
+    pub profile: String,
+    /// SPIFFE ID path, without the task's part.
+    pub path: String,
+    /// Who is accountable.
+    pub owner: String,
+    /// How tasks are held.
+    pub binding: Binding,
+    /// Whether the SPIFFE ID is the path alone, for peers that match exactly.
+    pub stable_identity: bool,
+    /// Life of an X.509-SVID.
+    pub x509_ttl: Span,
+    /// Life of a JWT-SVID.
+    pub jwt_ttl: Span,
+    /// Longest life of a task, if capped.
+    pub task_ttl: Option<Span>,
+    /// The Workload API's hint; empty for none.
+    pub hint: String,
+    /// Foreign trust domains whose bundles the holder is given.
+    pub federates_with: Vec<TrustDomain>,
+}
+
+/// Why a task ended.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Cause {
+    /// Its orchestrator said that it is done.
+    Completed,
+    /// Its orchestrator said that it failed, or it exited with an error under a profile that cares.
+    Failed,
+    /// Its holder is gone.
+    Exited,
+    /// No heartbeat in time.
+    LeaseLapsed,
+    /// Its time was up.
+    Deadline,
+    /// An operator ended it.
+    Revoked,
+    /// A newer task took its place.
+    Superseded,
+    /// Its parent ended.
+    ParentEnded,
+    /// Its owner is no longer accountable.
+    OwnerRemoved,
+    /// Its profile no longer exists.
+    PolicyChange,
+    /// Its risk rose too high.
+    Risk,
+    /// Nobody could see its holder any more.
+    WatcherBlind,
+}
+
+impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 12] = [
+        Self::Completed,
+        Self::Failed,
+        Self::Exited,
+        Self::LeaseLapsed,
+        Self::Deadline,
+        Self::Revoked,
+        Self::Superseded,
+        Self::ParentEnded,
+        Self::OwnerRemoved,
+        Self::PolicyChange,
+        Self::Risk,
+        Self::WatcherBlind,
+    ];
+
+    /// The stable word in logs and listings.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Exited => "exited",
+            Self::LeaseLapsed => "lease_lapsed",
+            Self::Deadline => "deadline",
+            Self::Revoked => "revoked",
+            Self::Superseded => "superseded",
+            Self::ParentEnded => "parent_ended",
+            Self::OwnerRemoved => "owner_removed",
+            Self::PolicyChange => "policy_change",
+            Self::Risk => "risk",
+            Self::WatcherBlind => "watcher_blind",
+        }
+    }
+
+    /// Finds a cause by its word.
+    #[must_use]
+    pub fn parse(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cause| cause.code() == code)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+/// Where a task stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum State {
+    /// The only state that issues.
+    Active,
+    /// Suspended by an operator; reversible.
+    Quarantined,
+    /// Over, for ever.
+    Ended {
+        /// Why.
+        cause: Cause,
+        /// When it was heard.
+        at: Timestamp,
+        /// Exit code, or 128 + signal, where the holder's exit was seen.
+        exit: Option<i32>,
+    },
+}
+
+impl State {
+    /// The stable word in listings.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Quarantined => "quarantined",
+            Self::Ended { .. } => "ended",
+        }
+    }
+
+    /// Whether the task is over.
+    #[must_use]
+    pub const fn is_ended(self) -> bool {
+        match self {
+            Self::Ended { .. } => true,
+            Self::Active | Self::Quarantined => false,
+        }
+    }
+}
+
+/// One task, as the registrar remembers it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Task {
+    /// Its name.
+    pub id: TaskId,
+    /// Its current version.
+    pub version: TaskVersion,
+    /// What its profile granted when it began.
+    pub terms: Terms,
+    /// Its SPIFFE ID.
+    pub spiffe_id: SpiffeId,
+    /// What it is bound to.
+    pub holder: Holder,
+    /// Whether somebody began it by name, rather than being met.
+    pub declared: bool,
+    /// What it is for, in its orchestrator's words.
+    pub intent: String,
+    /// The task it is a part of.
+    pub parent: Option<TaskId>,
+    /// The topmost task of its tree; itself if it has no parent.
+    pub root: TaskId,
+    /// Steps to the root.
+    pub depth: u32,
+    /// SPIFFE IDs of its ancestors, nearest first.
+    pub actors: Vec<SpiffeId>,
+    /// When it was opened.
+    pub begun_at: Timestamp,
+    /// When it ends at the latest.
+    pub deadline: Option<Timestamp>,
+    /// How long a heartbeat keeps it alive.
+    pub lease: Option<Span>,
+    /// Until when the last durable heartbeat keeps it alive.
+    pub lease_until: Option<Timestamp>,
+    /// Where it stands.
+    pub state: State,
+    /// Its direct children.
+    pub children: BTreeSet<TaskId>,
+    /// Its places in the status bitmaps.
+    pub places: Vec<(TaskVersion, Place)>,
+    /// Its unexpired credentials.
+    pub credentials: Vec<Credential>,
+    /// Whether the holder is known to be gone. Until then an ended task is remembered, or its holder
+    /// would simply be met anew.
+    pub(crate) holder_gone: bool,
+}
+
+impl Task {
+    /// The latest `notAfter` that a credential of this task may carry (P7).
+    #[must_use]
+    pub fn not_after_max(&self) -> Option<Timestamp> {
+        match (self.deadline, self.lease_until) {
+            (Some(deadline), Some(lease)) => Some(deadline.min(lease)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// When this task may be forgotten, once it has ended and its holder is gone.
+    pub(crate) fn forget_at(&self) -> Option<Timestamp> {
+        let State::Ended { at, .. } = self.state else {
+            return None;
+        };
+        let last = self
+            .credentials
+            .iter()
+            .map(|credential| credential.not_after)
+            .max();
+        Some(
+            last.map_or(at, |last| last.max(at))
+                .plus(crate::limits::FORGET_AFTER),
+        )
+    }
+
+    /// Whether nobody can come back to an ended task as its holder.
+    pub(crate) fn is_unheld(&self) -> bool {
+        self.holder_gone || matches!(self.holder, Holder::Socket | Holder::Lease)
+    }
+}
