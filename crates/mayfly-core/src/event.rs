@@ -35,6 +35,17 @@ pub enum Ask {
     },
 }
 
+/// What an introduction rests on. If any of it has moved, the caller is judged again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Basis {
+    /// The task that was introduced.
+    pub task: TaskId,
+    /// Its version then.
+    pub version: TaskVersion,
+    /// The edition of the profiles that the verdict rests on.
+    pub epoch: PolicyEpoch,
+}
+
 /// A wish to begin a task by name.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Begin {
@@ -70,12 +81,8 @@ pub enum Event {
     Asked {
         /// Whom to answer.
         ticket: Ticket,
-        /// For which task.
-        task: TaskId,
-        /// The version it was introduced to.
-        version: TaskVersion,
-        /// The epoch its verdict rests on.
-        epoch: PolicyEpoch,
+        /// What its introduction rests on.
+        basis: Basis,
         /// What it wants.
         ask: Ask,
         /// 64 random bits for the serial.
@@ -258,11 +265,6 @@ pub enum Effect {
         /// What.
         holder: Holder,
     },
-    /// Stop watching.
-    Unwatch {
-        /// Whose.
-        task: TaskId,
-    },
     /// Wake the task's streams.
     Close {
         /// Which.
@@ -280,7 +282,7 @@ pub enum Effect {
         /// Which.
         task: TaskId,
     },
-    /// A task is forgotten: drop what the shell keeps about it.
+    /// A task is forgotten: drop what the shell keeps about it, the eye on its holder included.
     Forget {
         /// Which.
         task: TaskId,
@@ -384,9 +386,6 @@ impl Denial {
     /// Finds a denial by its code.
     #[must_use]
     pub fn parse(code: &str) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|denial| denial.code() == code)
+        Self::ALL.iter().copied().find(|denial| denial.code() == code)
     }
 }

@@ -38,18 +38,12 @@ impl Selector {
     /// # Errors
     /// [`InvalidId`] if the kind is unknown or the value empty.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
-        let rule = |rule| InvalidId {
-            what: "selector",
-            rule,
-        };
+        let rule = |rule| InvalidId { what: "selector", rule };
         let known = Self::KINDS.iter().any(|kind| {
-            text.strip_prefix(kind)
-                .is_some_and(|rest| rest.len() > 1 && rest.starts_with(':'))
+            text.strip_prefix(kind).is_some_and(|rest| rest.len() > 1 && rest.starts_with(':'))
         });
         if !known {
-            return Err(rule(
-                "it is not one of the known kinds followed by ':' and a value",
-            ));
+            return Err(rule("it is not one of the known kinds followed by ':' and a value"));
         }
         if text.bytes().any(|b| b < 0x20 || b == 0x7f) {
             return Err(rule("it holds a control character"));
@@ -66,11 +60,7 @@ impl Selector {
     /// The kind, for example `unix:uid`.
     #[must_use]
     pub fn kind(&self) -> &str {
-        let end = self
-            .0
-            .match_indices(':')
-            .nth(1)
-            .map_or(self.0.len(), |(at, _)| at);
+        let end = self.0.match_indices(':').nth(1).map_or(self.0.len(), |(at, _)| at);
         self.0.get(..end).unwrap_or("")
     }
 
@@ -144,10 +134,7 @@ impl Caller {
         match holder {
             Holder::Process(key) => self.lineage.first() == Some(key),
             Holder::Lineage(key) => self.lineage.contains(key),
-            Holder::Cgroup(path) => self
-                .cgroup
-                .as_deref()
-                .is_some_and(|own| is_below(own, path)),
+            Holder::Cgroup(path) => self.cgroup.as_deref().is_some_and(|own| is_below(own, path)),
             Holder::Socket | Holder::Lease => false,
         }
     }
@@ -155,8 +142,7 @@ impl Caller {
 
 /// Whether the cgroup `own` is `root` or lies below it; `/a/bc` is not below `/a/b`.
 fn is_below(own: &str, root: &str) -> bool {
-    own.strip_prefix(root)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    own.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 #[cfg(test)]
@@ -166,10 +152,7 @@ mod tests {
     #[test]
     fn a_selector_splits_into_kind_and_value() {
         let selector = Selector::parse("unix:path:/usr/bin/a:b").unwrap();
-        assert_eq!(
-            (selector.kind(), selector.value()),
-            ("unix:path", "/usr/bin/a:b")
-        );
+        assert_eq!((selector.kind(), selector.value()), ("unix:path", "/usr/bin/a:b"));
         for bad in ["", "unix", "unix:uid", "unix:uid:", "x:y:z", "unix:uid:1\n"] {
             assert!(Selector::parse(bad).is_err(), "{bad:?}");
         }
@@ -177,25 +160,15 @@ mod tests {
 
     #[test]
     fn a_forked_child_does_not_hold_what_its_parent_holds() {
-        let key = |inode| ProcessKey {
-            boot: [0; 16],
-            inode,
-            pid: 7,
-        };
-        let child = Caller {
-            lineage: [key(2), key(1)].into(),
-            ..Caller::default()
-        };
+        let key = |inode| ProcessKey { boot: [0; 16], inode, pid: 7 };
+        let child = Caller { lineage: [key(2), key(1)].into(), ..Caller::default() };
         assert!(!child.holds(&Holder::Process(key(1))));
         assert!(child.holds(&Holder::Lineage(key(1))));
     }
 
     #[test]
     fn a_sibling_cgroup_with_a_common_prefix_is_not_below() {
-        let caller = Caller {
-            cgroup: Some("/a/bc".into()),
-            ..Caller::default()
-        };
+        let caller = Caller { cgroup: Some("/a/bc".into()), ..Caller::default() };
         assert!(!caller.holds(&Holder::Cgroup("/a/b".into())));
         assert!(caller.holds(&Holder::Cgroup("/a/bc".into())));
         assert!(caller.holds(&Holder::Cgroup("/a".into())));

@@ -118,13 +118,7 @@ pub mod planted {
             not_before: now.minus(crate::limits::BACKDATE).floor_to_second(),
             not_after: now.plus(ttl).floor_to_second(),
             audience,
-            task: TaskClaim {
-                id,
-                version: TaskVersion(1),
-                parent: None,
-                root: id,
-                depth: 0,
-            },
+            task: TaskClaim { id, version: TaskVersion(1), parent: None, root: id, depth: 0 },
             actors: Vec::new(),
         }
     }

@@ -45,10 +45,7 @@ impl TrustDomain {
             return Err(invalid(WHAT, "it is longer than 255 bytes"));
         }
         let lower = name.to_ascii_lowercase();
-        if !lower
-            .bytes()
-            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_'))
-        {
+        if !lower.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_')) {
             return Err(invalid(WHAT, "only a-z, 0-9, '.', '-' and '_' are allowed"));
         }
         Ok(Self(lower))
@@ -91,9 +88,8 @@ impl SpiffeId {
         if uri.len() > limits::SPIFFE_ID_BYTES_MAX {
             return Err(invalid(WHAT, "it is longer than 2048 bytes"));
         }
-        let (scheme, rest) = uri
-            .split_once("://")
-            .ok_or(invalid(WHAT, "it does not start with 'spiffe://'"))?;
+        let (scheme, rest) =
+            uri.split_once("://").ok_or(invalid(WHAT, "it does not start with 'spiffe://'"))?;
         if !scheme.eq_ignore_ascii_case("spiffe") {
             return Err(invalid(WHAT, "its scheme is not 'spiffe'"));
         }
@@ -114,10 +110,7 @@ impl SpiffeId {
         if uri.len() > limits::SPIFFE_ID_BYTES_MAX {
             return Err(invalid("spiffe id", "it is longer than 2048 bytes"));
         }
-        Ok(Self {
-            uri,
-            domain: domain.clone(),
-        })
+        Ok(Self { uri, domain: domain.clone() })
     }
 
     /// The whole URI.
@@ -135,9 +128,7 @@ impl SpiffeId {
     /// The path, empty or starting with `/`.
     #[must_use]
     pub fn path(&self) -> &str {
-        self.uri
-            .get("spiffe://".len() + self.domain.as_str().len()..)
-            .unwrap_or("")
+        self.uri.get("spiffe://".len() + self.domain.as_str().len()..).unwrap_or("")
     }
 }
 
@@ -172,14 +163,8 @@ pub fn check_path(path: &str) -> Result<(), InvalidId> {
         if segment == "." || segment == ".." {
             return Err(invalid(WHAT, "'.' and '..' are not allowed as segments"));
         }
-        if !segment
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
-        {
-            return Err(invalid(
-                WHAT,
-                "only a-z, A-Z, 0-9, '.', '-' and '_' are allowed",
-            ));
+        if !segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
+            return Err(invalid(WHAT, "only a-z, A-Z, 0-9, '.', '-' and '_' are allowed"));
         }
     }
     Ok(())
@@ -211,9 +196,7 @@ impl TaskId {
         if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(RULE);
         }
-        u128::from_str_radix(text, 16)
-            .map(|n| Self(n.to_be_bytes()))
-            .map_err(|_not_hex| RULE)
+        u128::from_str_radix(text, 16).map(|n| Self(n.to_be_bytes())).map_err(|_not_hex| RULE)
     }
 }
 

@@ -75,13 +75,9 @@ impl Serial {
     /// # Errors
     /// [`InvalidId`] if the length or the leading octet is not ours.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidId> {
-        let rule = |rule| InvalidId {
-            what: "serial",
-            rule,
-        };
-        let bytes: [u8; Self::BYTES] = bytes
-            .try_into()
-            .map_err(|_length| rule("it is not 17 octets long"))?;
+        let rule = |rule| InvalidId { what: "serial", rule };
+        let bytes: [u8; Self::BYTES] =
+            bytes.try_into().map_err(|_length| rule("it is not 17 octets long"))?;
         if bytes.first() != Some(&Self::VERSION) {
             return Err(rule("it does not start with octet 01"));
         }
@@ -93,10 +89,7 @@ impl Serial {
     /// # Errors
     /// [`InvalidId`] if it is anything else.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
-        let rule = InvalidId {
-            what: "serial",
-            rule: "it is not 34 hexadecimal digits",
-        };
+        let rule = InvalidId { what: "serial", rule: "it is not 34 hexadecimal digits" };
         let digits: String = text.chars().filter(|c| *c != ':').collect();
         if digits.len() != 2 * Self::BYTES {
             return Err(rule);
@@ -122,16 +115,9 @@ impl Serial {
     #[must_use]
     pub fn place(&self) -> Place {
         let number = |from: usize| {
-            self.0
-                .iter()
-                .skip(from)
-                .take(4)
-                .fold(0_u32, |sum, byte| (sum << 8) | u32::from(*byte))
+            self.0.iter().skip(from).take(4).fold(0_u32, |sum, byte| (sum << 8) | u32::from(*byte))
         };
-        Place {
-            window: Window(number(1)),
-            slot: Slot(number(5)),
-        }
+        Place { window: Window(number(1)), slot: Slot(number(5)) }
     }
 }
 
@@ -216,10 +202,7 @@ mod tests {
 
     #[test]
     fn a_serial_carries_its_place_and_reads_back() {
-        let place = Place {
-            window: Window(0x0102_0304),
-            slot: Slot(0x0506_0708),
-        };
+        let place = Place { window: Window(0x0102_0304), slot: Slot(0x0506_0708) };
         let serial = Serial::new(place, u64::MAX);
         assert_eq!(serial.place(), place);
         assert_eq!(Serial::parse(&alloc::format!("{serial}")), Ok(serial));

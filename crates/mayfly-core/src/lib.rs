@@ -31,7 +31,7 @@ pub mod revocation;
 pub mod task;
 pub mod time;
 
-pub use event::{Ask, Begin, Closing, Denial, Effect, Event, Identity, Verdict};
+pub use event::{Ask, Basis, Begin, Closing, Denial, Effect, Event, Identity, Verdict};
 pub use evidence::{Caller, Evidence, Holder, ProcessKey, Selector};
 pub use grant::Grant;
 pub use id::{

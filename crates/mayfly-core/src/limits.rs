@@ -49,6 +49,9 @@ pub const OWNER_BYTES_MAX: usize = 256;
 pub const AUDIENCES_MAX: usize = 32;
 /// Longest single audience, in bytes.
 pub const AUDIENCE_BYTES_MAX: usize = 1024;
+/// Refusals that are written to the journal each second; a stranger who is refused more often than
+/// that must not be able to fill the disk.
+pub const REFUSALS_JOURNALED_PER_SECOND_MAX: u32 = 100;
 
 const _: () = assert!(X509_TTL_DEFAULT.0 <= CREDENTIAL_TTL_MAX.0);
 const _: () = assert!(JWT_TTL_DEFAULT.0 <= CREDENTIAL_TTL_MAX.0);

@@ -22,6 +22,10 @@ pub struct Record {
 
 /// What was decided.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a task's beginning is as frequent as its other facts; a box would cost every one"
+)]
 pub enum Fact {
     /// A task was opened.
     Began {
@@ -68,6 +72,8 @@ pub enum Fact {
     Suspended {
         /// Which.
         task: TaskId,
+        /// The task that was to be quarantined: this one, or the ancestor that took it along.
+        by: TaskId,
     },
     /// A quarantine is lifted.
     Resumed {
@@ -92,6 +98,8 @@ pub enum Fact {
     },
     /// One credential is revoked apart from its task.
     CredentialRevoked {
+        /// Whose.
+        task: TaskId,
         /// Which.
         serial: Serial,
     },
@@ -114,20 +122,20 @@ pub enum Fact {
 }
 
 impl Fact {
-    /// The task this fact is about, if it is about one. A single credential's revocation is about
-    /// the task that holds the serial, which the fact itself does not say.
+    /// The task this fact is about, if it is about one.
     #[must_use]
     pub const fn task(&self) -> Option<TaskId> {
         match self {
             Self::Began { task, .. }
             | Self::Promised { task, .. }
             | Self::Ended { task, .. }
-            | Self::Suspended { task }
+            | Self::Suspended { task, .. }
             | Self::Resumed { task }
             | Self::Renewed { task, .. }
-            | Self::Amended { task, .. } => Some(*task),
+            | Self::Amended { task, .. }
+            | Self::CredentialRevoked { task, .. } => Some(*task),
             Self::Refused { task, .. } => *task,
-            Self::CredentialRevoked { .. } | Self::Noted { .. } => None,
+            Self::Noted { .. } => None,
         }
     }
 }

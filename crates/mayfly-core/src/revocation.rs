@@ -114,11 +114,7 @@ impl RevocationSet {
     /// An empty set that stands at `position`.
     #[must_use]
     pub const fn at(position: Position) -> Self {
-        Self {
-            position,
-            windows: BTreeMap::new(),
-            serials: BTreeMap::new(),
-        }
+        Self { position, windows: BTreeMap::new(), serials: BTreeMap::new() }
     }
 
     /// How far this set has heard.
@@ -178,16 +174,12 @@ impl RevocationSet {
             return Status::Revoked;
         }
         let place = serial.place();
-        self.windows
-            .get(&place.window)
-            .map_or(Status::Valid, |bitmap| bitmap.get(place.slot))
+        self.windows.get(&place.window).map_or(Status::Valid, |bitmap| bitmap.get(place.slot))
     }
 
     /// The windows, oldest first.
     pub fn windows(&self) -> impl Iterator<Item = (Window, &Bitmap)> {
-        self.windows
-            .iter()
-            .map(|(window, bitmap)| (*window, bitmap))
+        self.windows.iter().map(|(window, bitmap)| (*window, bitmap))
     }
 
     /// Credentials revoked on their own, with the instant until which that is remembered.

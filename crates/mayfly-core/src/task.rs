@@ -43,15 +43,9 @@ impl Binding {
     /// Finds a binding by its word.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [
-            Self::Process,
-            Self::Lineage,
-            Self::Cgroup,
-            Self::Socket,
-            Self::Lease,
-        ]
-        .into_iter()
-        .find(|binding| binding.name() == name)
+        [Self::Process, Self::Lineage, Self::Cgroup, Self::Socket, Self::Lease]
+            .into_iter()
+            .find(|binding| binding.name() == name)
     }
 
     /// Whether a caller that is met for the first time may be given a task of its own.
@@ -173,7 +167,10 @@ pub enum State {
     /// The only state that issues.
     Active,
     /// Suspended by an operator; reversible.
-    Quarantined,
+    Quarantined {
+        /// The task that the operator named: this one, or an ancestor that took it along.
+        by: TaskId,
+    },
     /// Over, for ever.
     Ended {
         /// Why.
@@ -191,7 +188,7 @@ impl State {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Active => "active",
-            Self::Quarantined => "quarantined",
+            Self::Quarantined { .. } => "quarantined",
             Self::Ended { .. } => "ended",
         }
     }
@@ -201,7 +198,7 @@ impl State {
     pub const fn is_ended(self) -> bool {
         match self {
             Self::Ended { .. } => true,
-            Self::Active | Self::Quarantined => false,
+            Self::Active | Self::Quarantined { .. } => false,
         }
     }
 }
@@ -267,15 +264,8 @@ impl Task {
         let State::Ended { at, .. } = self.state else {
             return None;
         };
-        let last = self
-            .credentials
-            .iter()
-            .map(|credential| credential.not_after)
-            .max();
-        Some(
-            last.map_or(at, |last| last.max(at))
-                .plus(crate::limits::FORGET_AFTER),
-        )
+        let last = self.credentials.iter().map(|credential| credential.not_after).max();
+        Some(last.map_or(at, |last| last.max(at)).plus(crate::limits::FORGET_AFTER))
     }
 
     /// Whether nobody can come back to an ended task as its holder.

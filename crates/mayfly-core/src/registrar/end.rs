@@ -1,0 +1,211 @@
+//! Ends, suspensions and revocations: each a No, so each takes effect as soon as it is heard.
+
+use alloc::{collections::VecDeque, string::String, vec::Vec};
+
+use super::{After, Registrar, Timer};
+use crate::{
+    event::{Closing, Denial, Effect},
+    evidence::Holder,
+    id::{TaskId, TaskVersion, Ticket},
+    ledger::Serial,
+    record::Fact,
+    task::{Cause, State, Task},
+};
+
+impl Registrar {
+    pub(super) fn end_asked(&mut self, ticket: Ticket, id: TaskId, cause: Cause) {
+        let Some(task) = self.tasks.get(&id) else {
+            return self.refuse(ticket, Denial::TaskUnknown, (Some(id), ""));
+        };
+        let version = task.version;
+        self.end(id, cause, None);
+        self.acknowledge(ticket, id, version);
+    }
+
+    /// Answers `ticket` once everything decided so far is durable. Ending an ended task is answered
+    /// the same way, and only after the first end is on disk.
+    fn acknowledge(&mut self, ticket: Ticket, task: TaskId, version: TaskVersion) {
+        if self.halted {
+            return self.withhold(ticket, Denial::JournalFailed);
+        }
+        if self.durable == self.last {
+            return self.effects.push_back(Effect::Acknowledge { ticket, task, version });
+        }
+        self.pending.push_back((self.last, After::Acknowledge { ticket, task, version }));
+    }
+
+    pub(super) fn holder_gone(&mut self, id: TaskId, exit: Option<i32>) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        task.holder_gone = true;
+        if task.state.is_ended() {
+            self.remember_until(id);
+        } else {
+            self.end(id, Cause::Exited, exit);
+        }
+    }
+
+    /// Ends a task and everything below it.
+    pub(super) fn end(&mut self, id: TaskId, cause: Cause, exit: Option<i32>) {
+        let mut ending = VecDeque::from([(id, cause, exit)]);
+        while let Some((id, cause, exit)) = ending.pop_front() {
+            let Some(task) = self.tasks.get(&id) else {
+                continue;
+            };
+            if task.state.is_ended() {
+                continue;
+            }
+            ending.extend(task.children.iter().map(|child| (*child, Cause::ParentEnded, None)));
+            let has_socket = matches!(task.holder, Holder::Socket);
+            self.journal(Fact::Ended { task: id, cause, exit });
+            self.effects.push_back(Effect::Close { task: id, why: Closing::Ended });
+            if has_socket {
+                self.effects.push_back(Effect::CloseSocket { task: id });
+            }
+        }
+    }
+
+    pub(super) fn quarantine_asked(&mut self, ticket: Ticket, by: TaskId) {
+        let version = match self.live(by) {
+            Ok(task) => task.version,
+            Err(denial) => return self.refuse(ticket, denial, (Some(by), "")),
+        };
+        for id in self.subtree(by, |task| task.state == State::Active) {
+            self.journal(Fact::Suspended { task: id, by });
+            self.effects.push_back(Effect::Close { task: id, why: Closing::Suspended });
+        }
+        self.acknowledge(ticket, by, version);
+    }
+
+    pub(super) fn release_asked(&mut self, ticket: Ticket, by: TaskId) {
+        let version = match self.live(by).and_then(|task| self.parent_active(task)) {
+            Ok(task) => task.version,
+            Err(denial) => return self.refuse(ticket, denial, (Some(by), "")),
+        };
+        // What an operator quarantined by name stays so when an ancestor is released.
+        for id in self.subtree(by, |task| task.state == State::Quarantined { by }) {
+            self.journal(Fact::Resumed { task: id });
+            self.effects.push_back(Effect::Close { task: id, why: Closing::Changed });
+        }
+        self.acknowledge(ticket, by, version);
+    }
+
+    fn parent_active<'a>(&self, task: &'a Task) -> Result<&'a Task, Denial> {
+        let parent = task.parent.and_then(|parent| self.tasks.get(&parent));
+        let active = parent.is_none_or(|parent| parent.state == State::Active);
+        if active { Ok(task) } else { Err(Denial::ParentInactive) }
+    }
+
+    /// A task and those below it that satisfy `which`, parents before children.
+    fn subtree(&self, id: TaskId, which: impl Fn(&Task) -> bool) -> Vec<TaskId> {
+        let mut found = Vec::new();
+        let mut next = VecDeque::from([id]);
+        while let Some(id) = next.pop_front() {
+            let Some(task) = self.tasks.get(&id) else { continue };
+            next.extend(task.children.iter().copied());
+            if which(task) {
+                found.push(task.id);
+            }
+        }
+        found
+    }
+
+    pub(super) fn heartbeat_heard(&mut self, ticket: Ticket, id: TaskId) {
+        let lease = match self.live(id) {
+            Ok(task) => task.lease.ok_or(Denial::NoLease).map(|lease| (lease, task.version)),
+            Err(denial) => Err(denial),
+        };
+        match lease {
+            Ok((lease, version)) => {
+                let lease_until = self.now.plus(lease);
+                let answer = After::Acknowledge { ticket, task: id, version };
+                if self.halted || self.is_full() {
+                    return self.withhold(ticket, Denial::Overloaded);
+                }
+                self.journal_then(Fact::Renewed { task: id, lease_until }, [answer]);
+            }
+            Err(denial) => self.refuse(ticket, denial, (Some(id), "")),
+        }
+    }
+
+    pub(super) fn amend_asked(&mut self, ticket: Ticket, id: TaskId, intent: String) {
+        let version = match self.live(id) {
+            Ok(_) if intent.len() > crate::limits::INTENT_BYTES_MAX => Err(Denial::Malformed),
+            Ok(_) if self.is_full() => Err(Denial::Overloaded),
+            Ok(task) => task.version.0.checked_add(1).ok_or(Denial::Overloaded),
+            Err(denial) => Err(denial),
+        };
+        match version.map(TaskVersion) {
+            Ok(version) => {
+                let answer = After::Acknowledge { ticket, task: id, version };
+                self.journal_then(Fact::Amended { task: id, version, intent }, [answer]);
+                self.effects.push_back(Effect::Close { task: id, why: Closing::Changed });
+            }
+            Err(denial) => self.refuse(ticket, denial, (Some(id), "")),
+        }
+    }
+
+    pub(super) fn revoke_asked(&mut self, ticket: Ticket, serial: Serial) {
+        let holds = |task: &&Task| task.credentials.iter().any(|c| c.serial == serial);
+        let Some(task) = self.tasks.values().find(holds) else {
+            return self.refuse(ticket, Denial::SerialUnknown, (None, ""));
+        };
+        let (id, version) = (task.id, task.version);
+        let known = task.credentials.iter().any(|c| c.serial == serial && c.revoked_at.is_some());
+        if !known {
+            self.journal(Fact::CredentialRevoked { task: id, serial });
+            self.effects.push_back(Effect::Close { task: id, why: Closing::Changed });
+        }
+        self.acknowledge(ticket, id, version);
+    }
+
+    fn live(&self, id: TaskId) -> Result<&Task, Denial> {
+        let task = self.tasks.get(&id).ok_or(Denial::TaskUnknown)?;
+        if task.state.is_ended() { Err(Denial::TaskEnded) } else { Ok(task) }
+    }
+
+    /// Sets the timer that forgets an ended task, once its holder cannot come back as a stranger.
+    pub(super) fn remember_until(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get(&id) else {
+            return;
+        };
+        if let (Some(at), true) = (task.forget_at(), task.is_unheld()) {
+            self.timers.insert((at, Timer::Forget, id));
+        }
+    }
+
+    pub(super) fn forget(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get(&id) else {
+            return;
+        };
+        if task.children.iter().any(|child| self.tasks.contains_key(child)) {
+            // A child that is still remembered names its parent in listings.
+            let later = self.now.plus(crate::limits::FORGET_AFTER);
+            self.timers.insert((later, Timer::Forget, id));
+            return;
+        }
+        let (holder, parent) = (task.holder.clone(), task.parent);
+        self.tasks.remove(&id);
+        if let Some(held) = self.holders.get_mut(&holder) {
+            held.retain(|other| *other != id);
+            if held.is_empty() {
+                self.holders.remove(&holder);
+            }
+        }
+        if let Some(parent) = parent.and_then(|parent| self.tasks.get_mut(&parent)) {
+            parent.children.remove(&id);
+        }
+        #[cfg(feature = "planted")]
+        if self.has_planted(super::Planted::ReuseSlots) {
+            self.slots.clear();
+        }
+        self.effects.push_back(Effect::Forget { task: id });
+    }
+
+    /// The tasks that hold something this process could be asked about after a restart.
+    pub(super) fn held(&self) -> Vec<(TaskId, Holder)> {
+        let held = self.tasks.values().filter(|task| !task.holder_gone);
+        held.map(|task| (task.id, task.holder.clone())).collect()
+    }
+}

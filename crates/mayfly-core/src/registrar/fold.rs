@@ -1,0 +1,287 @@
+//! State as the fold of records. Live decisions and replay go through the same function, so that
+//! memory and a replayed journal cannot come to differ (P6).
+
+use alloc::{collections::BTreeSet, vec::Vec};
+
+use super::{Charter, Registrar, RevokedCertificate, Timer};
+use crate::{
+    event::Effect,
+    evidence::Holder,
+    id::{Position, Sequence, TaskId, TaskVersion},
+    ledger::{Credential, Kind, Place, Serial, Slot},
+    limits,
+    record::{Fact, Record, Snapshot},
+    revocation::{Change, RevocationSet, Status},
+    task::{State, Task},
+    time::Timestamp,
+};
+
+/// What a record means for verifiers.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) changes: Vec<Change>,
+    pub(super) certificates: Vec<RevokedCertificate>,
+}
+
+impl Registrar {
+    /// Rebuilds a registrar from what was durable. Afterwards the shell reconciles: it watches every
+    /// holder of [`Registrar::reconcile`] and reports those that died meanwhile, before it serves.
+    #[must_use]
+    pub fn replay(
+        charter: Charter,
+        snapshot: Option<Snapshot>,
+        journal: impl IntoIterator<Item = (Sequence, Record)>,
+    ) -> Self {
+        let mut registrar = Self::new(charter);
+        if let Some(snapshot) = snapshot {
+            registrar.restore(snapshot);
+        }
+        for (sequence, record) in journal {
+            if sequence <= registrar.last {
+                continue; // The snapshot holds it already.
+            }
+            assert!(sequence == registrar.last.next(), "P6: the journal has no gaps");
+            registrar.last = sequence;
+            registrar.replay_one(&record);
+        }
+        registrar.durable = registrar.last;
+        let position = Position { shard: registrar.charter.shard, sequence: registrar.last };
+        registrar.set = reposition(&registrar.set, position);
+        registrar
+    }
+
+    /// [`Self::replay`] with a known bug in it, for the simulator.
+    #[cfg(feature = "planted")]
+    #[must_use]
+    pub fn replay_planted(
+        charter: Charter,
+        journal: impl IntoIterator<Item = (Sequence, Record)>,
+        bug: super::Planted,
+    ) -> Self {
+        let forgets = bug == super::Planted::ForgetPromises;
+        let journal = journal.into_iter().map(|(sequence, mut record)| {
+            if forgets && matches!(record.fact, Fact::Promised { .. }) {
+                let (what, detail) = Default::default();
+                record.fact = Fact::Noted { what, detail };
+            }
+            (sequence, record)
+        });
+        let mut registrar = Self::replay(charter, None, journal);
+        registrar.plant(bug);
+        registrar
+    }
+
+    fn restore(&mut self, snapshot: Snapshot) {
+        for (window, next) in snapshot.next_slots {
+            if let Some(last) = next.checked_sub(1) {
+                self.slots.reserve(Place { window, slot: Slot(last) });
+            }
+        }
+        for record in &snapshot.records {
+            self.replay_one(record);
+        }
+        self.now = self.now.max(snapshot.at);
+        self.last = snapshot.position;
+    }
+
+    fn replay_one(&mut self, record: &Record) {
+        self.now = self.now.max(record.at);
+        let outcome = self.fold(record);
+        for change in outcome.changes {
+            self.set.take(change);
+        }
+        self.certificates.extend(outcome.certificates.into_iter().map(|c| (c.serial, c)));
+    }
+
+    /// Every holder that has to be looked for after a replay, with the sockets to be opened again.
+    #[must_use]
+    pub fn reconcile(&mut self) -> Vec<(TaskId, Holder)> {
+        let open = self.tasks.values().filter(|task| !task.state.is_ended());
+        let open = open.filter(|task| matches!(task.holder, Holder::Socket)).map(|task| task.id);
+        self.effects.extend(open.map(|task| Effect::OpenSocket { task }));
+        self.held()
+    }
+
+    pub(super) fn fold(&mut self, record: &Record) -> Outcome {
+        match &record.fact {
+            Fact::Began { .. } => self.fold_began(record),
+            Fact::Promised { task, version, kind, serial, not_after } => {
+                let place = serial.place();
+                self.slots.reserve(place);
+                if let Some(task) = self.tasks.get_mut(task) {
+                    if !task.places.contains(&(*version, place)) {
+                        task.places.push((*version, place));
+                    }
+                    task.credentials.push(Credential {
+                        serial: *serial,
+                        kind: *kind,
+                        version: *version,
+                        not_after: *not_after,
+                        revoked_at: None,
+                    });
+                }
+                Outcome::default()
+            }
+            Fact::Ended { task, cause, exit } => {
+                let state = State::Ended { cause: *cause, at: record.at, exit: *exit };
+                self.fold_ended(*task, state, record.at)
+            }
+            Fact::Suspended { task, by } => {
+                self.fold_state(*task, State::Quarantined { by: *by }, Status::Suspended)
+            }
+            Fact::Resumed { task } => self.fold_state(*task, State::Active, Status::Valid),
+            Fact::Renewed { task, lease_until } => {
+                self.fold_renewed(*task, *lease_until);
+                Outcome::default()
+            }
+            Fact::Amended { task, version, intent } => {
+                let Some(task) = self.tasks.get_mut(task) else {
+                    return Outcome::default();
+                };
+                let old = task.version;
+                task.version = *version;
+                task.intent.clone_from(intent);
+                revoke(task, record.at, |version| version <= old)
+            }
+            Fact::CredentialRevoked { task, serial } => {
+                self.fold_revoked(*task, *serial, record.at)
+            }
+            Fact::Refused { .. } | Fact::Noted { .. } => Outcome::default(),
+        }
+    }
+
+    fn fold_began(&mut self, record: &Record) -> Outcome {
+        let Fact::Began { task: id, terms, holder, parent, intent, deadline, lease, declared } =
+            &record.fact
+        else {
+            return Outcome::default();
+        };
+        let Ok(spiffe_id) = self.spiffe_id(terms, *id) else {
+            return Outcome::default();
+        };
+        let above = parent.and_then(|parent| self.tasks.get(&parent));
+        let actors = above.map_or_else(Vec::new, |parent| {
+            [parent.spiffe_id.clone()].into_iter().chain(parent.actors.iter().cloned()).collect()
+        });
+        let task = Task {
+            id: *id,
+            version: TaskVersion(1),
+            terms: terms.clone(),
+            spiffe_id,
+            holder: holder.clone(),
+            declared: *declared,
+            intent: intent.clone(),
+            parent: *parent,
+            root: above.map_or(*id, |parent| parent.root),
+            depth: above.map_or(0, |parent| parent.depth + 1),
+            actors,
+            begun_at: record.at,
+            deadline: *deadline,
+            lease: *lease,
+            lease_until: lease.map(|lease| record.at.plus(lease)),
+            state: State::Active,
+            children: BTreeSet::new(),
+            places: Vec::new(),
+            credentials: Vec::new(),
+            holder_gone: false,
+        };
+        let timers = [(task.deadline, Timer::Deadline), (task.lease_until, Timer::Lease)];
+        let timers = timers.into_iter().filter_map(|(at, timer)| at.map(|at| (at, timer, *id)));
+        self.timers.extend(timers);
+        if let Some(parent) = parent.and_then(|parent| self.tasks.get_mut(&parent)) {
+            parent.children.insert(*id);
+        }
+        if !matches!(holder, Holder::Socket | Holder::Lease) {
+            // The newest first: a holder that begins a second task means that one.
+            self.holders.entry(holder.clone()).or_default().insert(0, *id);
+        }
+        self.tasks.insert(*id, task);
+        Outcome::default()
+    }
+
+    fn fold_ended(&mut self, id: TaskId, state: State, at: Timestamp) -> Outcome {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return Outcome::default();
+        };
+        task.state = state;
+        let timers = [(task.deadline, Timer::Deadline), (task.lease_until, Timer::Lease)];
+        for (at, timer) in timers {
+            if let Some(at) = at {
+                self.timers.remove(&(at, timer, id));
+            }
+        }
+        let outcome = revoke(task, at, |_| true);
+        self.remember_until(id);
+        outcome
+    }
+
+    fn fold_state(&mut self, id: TaskId, state: State, status: Status) -> Outcome {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return Outcome::default();
+        };
+        task.state = state;
+        let current = task.version;
+        let places = task.places.iter().filter(|(version, _)| *version == current);
+        let changes = places.map(|(_, place)| Change::Place(*place, status)).collect();
+        Outcome { changes, certificates: Vec::new() }
+    }
+
+    fn fold_renewed(&mut self, id: TaskId, lease_until: Timestamp) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        if let Some(old) = task.lease_until.replace(lease_until) {
+            self.timers.remove(&(old, Timer::Lease, id));
+        }
+        self.timers.insert((lease_until, Timer::Lease, id));
+    }
+
+    fn fold_revoked(&mut self, task: TaskId, serial: Serial, at: Timestamp) -> Outcome {
+        let task = self.tasks.get_mut(&task);
+        let mut credentials = task.into_iter().flat_map(|task| task.credentials.iter_mut());
+        let Some(credential) = credentials.find(|c| c.serial == serial) else {
+            return Outcome::default();
+        };
+        credential.revoked_at = Some(at);
+        let until = credential.not_after.plus(limits::FORGET_AFTER);
+        let certificates = revoked_certificate(credential, at).into_iter().collect();
+        Outcome { changes: [Change::Serial(serial, until)].into(), certificates }
+    }
+}
+
+/// Marks the credentials of the versions that are over, and says what verifiers have to learn.
+fn revoke(task: &mut Task, at: Timestamp, over: impl Fn(TaskVersion) -> bool) -> Outcome {
+    let places = task.places.iter().filter(|(version, _)| over(*version));
+    let live = places.filter(|(_, place)| place.window.forget_at() > at);
+    let changes = live.map(|(_, place)| Change::Place(*place, Status::Revoked)).collect();
+    let mut certificates = Vec::new();
+    for credential in &mut task.credentials {
+        if over(credential.version) && credential.not_after.plus(limits::FORGET_AFTER) > at {
+            let revoked_at = *credential.revoked_at.get_or_insert(at);
+            certificates.extend(revoked_certificate(credential, revoked_at));
+        }
+    }
+    Outcome { changes, certificates }
+}
+
+fn revoked_certificate(credential: &Credential, at: Timestamp) -> Option<RevokedCertificate> {
+    let Credential { serial, not_after, .. } = *credential;
+    (credential.kind == Kind::X509).then_some(RevokedCertificate {
+        serial,
+        revoked_at: at,
+        not_after,
+    })
+}
+
+/// The same facts at another position. After a replay everything up to the last record is in the set,
+/// and followers start again from a snapshot of it.
+fn reposition(set: &RevocationSet, position: Position) -> RevocationSet {
+    let mut moved = RevocationSet::at(position);
+    for (window, bitmap) in set.windows() {
+        moved.insert_window(window, bitmap.clone());
+    }
+    for (serial, until) in set.serials() {
+        moved.take(Change::Serial(serial, until));
+    }
+    moved
+}

@@ -1,0 +1,195 @@
+//! From an ask to a credential: promise, sign, look again, release.
+
+use alloc::{string::String, vec::Vec};
+
+use super::{After, Registrar, Signing};
+use crate::{
+    event::{Ask, Basis, Denial, Effect},
+    grant::{Grant, TaskClaim},
+    id::{PolicyEpoch, TaskVersion, Ticket},
+    ledger::{Kind, Place, Serial, Window},
+    limits,
+    record::Fact,
+    task::{State, Task},
+    time::Timestamp,
+};
+
+impl Registrar {
+    pub(super) fn asked(&mut self, ticket: Ticket, basis: Basis, ask: Ask, luck: u64) {
+        if basis.epoch != self.policy_epoch {
+            return self.effects.push_back(Effect::Reconsider { ticket });
+        }
+        let id = basis.task;
+        match self.promise(ticket, basis, ask, luck) {
+            Ok(()) => {}
+            Err(Denial::TaskVersion) => self.effects.push_back(Effect::Reconsider { ticket }),
+            Err(denial) => {
+                let profile = self.tasks.get(&id).map(|task| task.terms.profile.clone());
+                self.refuse(ticket, denial, (Some(id), &profile.unwrap_or_default()));
+            }
+        }
+    }
+
+    fn promise(
+        &mut self,
+        ticket: Ticket,
+        Basis { task: id, version, .. }: Basis,
+        ask: Ask,
+        luck: u64,
+    ) -> Result<(), Denial> {
+        if self.halted {
+            return Err(Denial::JournalFailed);
+        }
+        if self.is_full() || self.signing.contains_key(&ticket) {
+            return Err(Denial::Overloaded);
+        }
+        let now = self.now;
+        let task = self.tasks.get_mut(&id).ok_or(Denial::TaskUnknown)?;
+        active(task, version)?;
+        forget_expired(task, now);
+        if task.credentials.len() >= limits::CREDENTIALS_PER_TASK_MAX {
+            return Err(Denial::Overloaded);
+        }
+        let (kind, audience) = read(ask)?;
+        let not_after = not_after(task, kind, now)?;
+        let place = place(task, Window::of(not_after));
+        let place = match place {
+            Some(place) => place,
+            None => self.slots.take(Window::of(not_after)).ok_or(Denial::Overloaded)?,
+        };
+        let serial = Serial::new(place, luck);
+        let grant = Grant {
+            kind,
+            serial,
+            spiffe_id: task.spiffe_id.clone(),
+            not_before: now.minus(limits::BACKDATE).floor_to_second(),
+            not_after,
+            audience,
+            task: TaskClaim {
+                id,
+                version,
+                parent: task.parent,
+                root: task.root,
+                depth: task.depth,
+            },
+            actors: task.actors.clone(),
+        };
+        self.signing.insert(ticket, Signing { task: id, version, serial });
+        let fact = Fact::Promised { task: id, version, kind, serial, not_after };
+        self.journal_then(fact, [After::Sign { ticket, grant }]);
+        Ok(())
+    }
+
+    /// The promise is durable: sign, unless the task ended while the disk was busy.
+    pub(super) fn promised(&mut self, ticket: Ticket, grant: Grant) {
+        match self.may_release(ticket) {
+            // INVARIANT P2: a signature is ordered only here, behind its durable promise.
+            Ok(()) => self.effects.push_back(Effect::Sign { ticket, grant }),
+            Err(denial) => self.finish(ticket, Err(denial)),
+        }
+    }
+
+    pub(super) fn signed(&mut self, ticket: Ticket) {
+        #[cfg(feature = "planted")]
+        if self.has_planted(super::Planted::ReleaseAfterEnd) {
+            return self.finish(ticket, Ok(()));
+        }
+        // INVARIANT P1: the last look before a credential leaves, because its task may have ended
+        // while the key was moving.
+        let verdict = self.may_release(ticket);
+        self.finish(ticket, verdict);
+    }
+
+    pub(super) fn signing_failed(&mut self, ticket: Ticket) {
+        self.finish(ticket, Err(Denial::SigningFailed));
+    }
+
+    fn finish(&mut self, ticket: Ticket, verdict: Result<(), Denial>) {
+        if self.signing.remove(&ticket).is_none() {
+            return; // Answered already, when the journal failed.
+        }
+        match verdict {
+            Ok(()) => self.effects.push_back(Effect::Release { ticket }),
+            Err(denial) => self.withhold(ticket, denial),
+        }
+    }
+
+    fn may_release(&self, ticket: Ticket) -> Result<(), Denial> {
+        if self.halted {
+            return Err(Denial::JournalFailed);
+        }
+        let signing = self.signing.get(&ticket).ok_or(Denial::TaskUnknown)?;
+        self.standing(signing.task, &signing.serial).and_then(|task| active(task, signing.version))
+    }
+
+    pub(super) fn policy_changed(&mut self, epoch: PolicyEpoch, gone: &[String]) {
+        // INVARIANT P9: editions only rise, so a verdict can be told to be old.
+        assert!(epoch >= self.policy_epoch, "P9: policy epochs only rise");
+        self.policy_epoch = epoch;
+        let ending = self
+            .tasks
+            .values()
+            .filter(|task| !task.state.is_ended() && gone.contains(&task.terms.profile));
+        let ending: Vec<_> = ending.map(|task| task.id).collect();
+        for id in ending {
+            self.end(id, crate::task::Cause::PolicyChange, None);
+        }
+    }
+}
+
+fn active(task: &Task, version: TaskVersion) -> Result<(), Denial> {
+    match task.state {
+        State::Ended { .. } => Err(Denial::TaskEnded),
+        State::Quarantined { .. } => Err(Denial::TaskQuarantined),
+        State::Active if task.version != version => Err(Denial::TaskVersion),
+        State::Active => Ok(()),
+    }
+}
+
+fn read(ask: Ask) -> Result<(Kind, Vec<String>), Denial> {
+    match ask {
+        Ask::X509 => Ok((Kind::X509, Vec::new())),
+        Ask::Jwt { audience } => {
+            let fits = |one: &String| (1..=limits::AUDIENCE_BYTES_MAX).contains(&one.len());
+            let many = (1..=limits::AUDIENCES_MAX).contains(&audience.len());
+            if many && audience.iter().all(fits) {
+                Ok((Kind::Jwt, audience))
+            } else {
+                Err(Denial::AudienceInvalid)
+            }
+        }
+    }
+}
+
+/// INVARIANT P7: no credential outlives its task's lease or deadline, as far as they are known now.
+fn not_after(task: &Task, kind: Kind, now: Timestamp) -> Result<Timestamp, Denial> {
+    let ttl = match kind {
+        Kind::X509 => task.terms.x509_ttl,
+        Kind::Jwt => task.terms.jwt_ttl,
+    };
+    let wanted = now.plus(ttl);
+    let capped = task.not_after_max().map_or(wanted, |max| max.min(wanted)).floor_to_second();
+    if capped > now {
+        Ok(capped)
+    } else if task.deadline.is_some_and(|at| at.floor_to_second() <= now) {
+        Err(Denial::DeadlineNear)
+    } else {
+        Err(Denial::LeaseTooShort)
+    }
+}
+
+fn place(task: &Task, window: Window) -> Option<Place> {
+    let mut places = task.places.iter().rev();
+    places
+        .find(|(version, place)| *version == task.version && place.window == window)
+        .map(|(_, place)| *place)
+}
+
+/// Drops what has expired, seldom enough that each credential pays for its removal once.
+fn forget_expired(task: &mut Task, now: Timestamp) {
+    let count = task.credentials.len();
+    if count >= 16 && count.is_power_of_two() {
+        task.credentials.retain(|c| c.not_after.plus(limits::FORGET_AFTER) > now);
+        task.places.retain(|(_, place)| place.window.forget_at() > now);
+    }
+}

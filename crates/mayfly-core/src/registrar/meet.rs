@@ -1,0 +1,277 @@
+//! First contact: which tasks a caller stands for, and new tasks, met or declared.
+
+use alloc::{string::String, vec::Vec};
+
+use super::{After, Registrar, Timer};
+use crate::{
+    event::{Begin, Denial, Effect, Identity, Verdict},
+    evidence::{Caller, Holder},
+    id::{SpiffeId, TaskId, Ticket},
+    limits,
+    record::Fact,
+    task::{Binding, State, Task, Terms},
+};
+
+impl Registrar {
+    pub(super) fn met(
+        &mut self,
+        ticket: Ticket,
+        caller: &Caller,
+        verdict: &Verdict,
+        luck: &[TaskId],
+    ) {
+        if self.halted {
+            return self.withhold(ticket, Denial::JournalFailed);
+        }
+        if verdict.epoch != self.policy_epoch {
+            return self.effects.push_back(Effect::Reconsider { ticket });
+        }
+        let permits = verdict.permits.get(..limits::IDENTITIES_PER_CALLER_MAX);
+        let permits = permits.unwrap_or(&verdict.permits);
+        let found = match self.declared_for(caller) {
+            Some(tasks) => self.permitted(&tasks, permits),
+            None => self.observed_for(caller, permits, luck),
+        };
+        let identities: Vec<_> =
+            found.iter().flatten().filter_map(|id| self.identity(*id)).collect();
+        if identities.is_empty() {
+            let denial = found.iter().filter_map(|one| one.err()).min_by_key(|d| precedence(*d));
+            let profile = permits.first().map_or("", |terms| terms.profile.as_str());
+            return self.refuse(ticket, denial.unwrap_or(Denial::NoIdentity), (None, profile));
+        }
+        self.effects.push_back(Effect::Introduce { ticket, identities });
+    }
+
+    /// The tasks begun by name for the innermost thing that holds this caller. A process inside such
+    /// a task holds that task's identity and no other, even after the task has ended: otherwise the
+    /// end of a task would be the beginning of an unwatched one.
+    fn declared_for(&self, caller: &Caller) -> Option<Vec<TaskId>> {
+        if let Some(task) = caller.socket {
+            return Some([task].into());
+        }
+        let declared = |holder: &Holder| -> Option<Vec<TaskId>> {
+            let tasks = self.holders.get(holder)?;
+            let declared = tasks.iter().filter(|id| self.tasks.get(id).is_some_and(|t| t.declared));
+            let declared: Vec<_> = declared.copied().collect();
+            (!declared.is_empty()).then_some(declared)
+        };
+        let own = caller.lineage.first().and_then(|key| declared(&Holder::Process(*key)));
+        let cgroup = || caller.cgroup.as_deref().into_iter().flat_map(ancestors);
+        own.or_else(|| cgroup().find_map(|path| declared(&Holder::Cgroup(path.into()))))
+            .or_else(|| caller.lineage.iter().find_map(|key| declared(&Holder::Lineage(*key))))
+    }
+
+    fn permitted(&self, tasks: &[TaskId], permits: &[Terms]) -> Vec<Result<TaskId, Denial>> {
+        let permits_it = |task: &Task| permits.iter().any(|p| p.profile == task.terms.profile);
+        tasks
+            .iter()
+            .filter_map(|id| self.tasks.get(id))
+            .filter(|task| permits_it(task))
+            .map(|task| usable(task).map(|()| task.id))
+            .collect()
+    }
+
+    fn observed_for(
+        &mut self,
+        caller: &Caller,
+        permits: &[Terms],
+        luck: &[TaskId],
+    ) -> Vec<Result<TaskId, Denial>> {
+        let pairs = permits.iter().zip(luck);
+        pairs.map(|(terms, luck)| self.find_or_open(caller, terms, *luck)).collect()
+    }
+
+    fn find_or_open(
+        &mut self,
+        caller: &Caller,
+        terms: &Terms,
+        luck: TaskId,
+    ) -> Result<TaskId, Denial> {
+        let holder = observable_holder(caller, terms.binding).ok_or(Denial::NotBound)?;
+        let held = self.holders.get(&holder).into_iter().flatten();
+        let held = held.filter_map(|id| self.tasks.get(id));
+        if let Some(task) = held.into_iter().find(|task| task.terms.profile == terms.profile) {
+            return usable(task).map(|()| task.id);
+        }
+        let begin = Begin {
+            terms: terms.clone(),
+            holder,
+            parent: None,
+            intent: String::new(),
+            deadline: None,
+            lease: None,
+        };
+        self.open(begin, luck, false, None).map(|()| luck)
+    }
+
+    fn identity(&self, id: TaskId) -> Option<Identity> {
+        self.tasks.get(&id).map(|task| Identity {
+            task: id,
+            version: task.version,
+            spiffe_id: task.spiffe_id.clone(),
+            hint: task.terms.hint.clone(),
+            federates_with: task.terms.federates_with.clone(),
+        })
+    }
+
+    pub(super) fn begin_asked(&mut self, ticket: Ticket, begin: Begin, luck: TaskId) {
+        let profile = begin.terms.profile.clone();
+        let parent = begin.parent;
+        if let Err(denial) = self.open(begin, luck, true, Some(ticket)) {
+            self.refuse(ticket, denial, (parent, &profile));
+        }
+    }
+
+    /// Opens a task, or says why not. The record is ordered here; `ticket` is answered after it.
+    fn open(
+        &mut self,
+        begin: Begin,
+        id: TaskId,
+        declared: bool,
+        ticket: Option<Ticket>,
+    ) -> Result<(), Denial> {
+        self.check_begin(&begin, id, declared)?;
+        let parent_end = begin.parent.and_then(|id| self.tasks.get(&id)).and_then(|p| p.deadline);
+        let own_end = begin.deadline;
+        let cap = begin.terms.task_ttl.map(|ttl| self.now.plus(ttl));
+        let Begin { terms, holder, parent, intent, lease, .. } = begin;
+        let deadline = [own_end, cap, parent_end].into_iter().flatten().min();
+        let fact = Fact::Began {
+            task: id,
+            terms,
+            holder: holder.clone(),
+            parent,
+            intent,
+            deadline,
+            lease,
+            declared,
+        };
+        let version = crate::id::TaskVersion(1);
+        let answer = ticket.map(|ticket| After::Acknowledge { ticket, task: id, version });
+        let socket = matches!(holder, Holder::Socket).then_some(After::OpenSocket { task: id });
+        self.journal_then(fact, socket.into_iter().chain(answer));
+        self.effects.push_back(Effect::Watch { task: id, holder });
+        Ok(())
+    }
+
+    fn check_begin(&self, begin: &Begin, id: TaskId, declared: bool) -> Result<(), Denial> {
+        if self.halted {
+            return Err(Denial::JournalFailed);
+        }
+        if self.is_full() || self.tasks.len() >= limits::TASKS_MAX || self.tasks.contains_key(&id) {
+            return Err(Denial::Overloaded);
+        }
+        if begin.intent.len() > limits::INTENT_BYTES_MAX
+            || begin.terms.owner.len() > limits::OWNER_BYTES_MAX
+        {
+            return Err(Denial::Malformed);
+        }
+        self.spiffe_id(&begin.terms, id)?;
+        if begin.deadline.is_some_and(|at| at <= self.now) {
+            return Err(Denial::DeadlinePassed);
+        }
+        let lease_fits = |lease| (limits::LEASE_MIN..=limits::LEASE_MAX).contains(&lease);
+        if begin.lease.is_some_and(|lease| !lease_fits(lease)) {
+            return Err(Denial::LeaseOutOfRange);
+        }
+        if declared {
+            self.check_holder(begin)?;
+        }
+        begin.parent.map_or(Ok(()), |parent| self.check_parent(parent))
+    }
+
+    fn check_holder(&self, begin: &Begin) -> Result<(), Denial> {
+        let fits = match (&begin.holder, begin.terms.binding) {
+            (Holder::Process(_), binding) => binding == Binding::Process,
+            // A run has a cgroup where it may and verified ancestry elsewhere, whichever way its
+            // profile holds processes.
+            (Holder::Lineage(_) | Holder::Cgroup(_), binding) => {
+                matches!(binding, Binding::Process | Binding::Lineage | Binding::Cgroup)
+            }
+            (Holder::Socket, binding) => binding == Binding::Socket,
+            (Holder::Lease, binding) => binding == Binding::Lease && begin.lease.is_some(),
+        };
+        if !fits || matches!(&begin.holder, Holder::Cgroup(path) if is_everything(path)) {
+            return Err(Denial::HolderUnfit);
+        }
+        if matches!(begin.holder, Holder::Socket | Holder::Lease) {
+            return Ok(());
+        }
+        let held = self.holders.get(&begin.holder).into_iter().flatten();
+        let mut held = held.filter_map(|id| self.tasks.get(id));
+        let taken = held.any(|t| !t.state.is_ended() && t.terms.profile == begin.terms.profile);
+        if taken { Err(Denial::HolderTaken) } else { Ok(()) }
+    }
+
+    fn check_parent(&self, parent: TaskId) -> Result<(), Denial> {
+        let Some(parent) = self.tasks.get(&parent) else {
+            return Err(Denial::TaskUnknown);
+        };
+        if parent.state != State::Active {
+            return Err(Denial::ParentInactive);
+        }
+        if parent.depth + 1 > limits::DEPTH_MAX {
+            return Err(Denial::TooDeep);
+        }
+        if parent.children.len() >= limits::CHILDREN_MAX {
+            return Err(Denial::TooManyChildren);
+        }
+        Ok(())
+    }
+
+    /// The SPIFFE ID of a task: its profile's path, and its own name unless peers match exactly.
+    pub(super) fn spiffe_id(&self, terms: &Terms, id: TaskId) -> Result<SpiffeId, Denial> {
+        let path = if terms.stable_identity {
+            terms.path.clone()
+        } else {
+            alloc::format!("{}/task/{id}", terms.path)
+        };
+        SpiffeId::new(&self.charter.trust_domain, &path)
+            .map_err(|_named_by_denial| Denial::Malformed)
+    }
+
+    pub(super) fn timer_fired(&mut self, timer: Timer, id: TaskId) {
+        match timer {
+            Timer::Deadline => self.end(id, crate::task::Cause::Deadline, None),
+            Timer::Lease => self.end(id, crate::task::Cause::LeaseLapsed, None),
+            Timer::Forget => self.forget(id),
+        }
+    }
+}
+
+/// Whether a cgroup is the whole machine, which cannot hold one task.
+fn is_everything(path: &str) -> bool {
+    path.trim_end_matches('/').is_empty()
+}
+
+fn observable_holder(caller: &Caller, binding: Binding) -> Option<Holder> {
+    match binding {
+        Binding::Process => caller.lineage.first().map(|key| Holder::Process(*key)),
+        Binding::Cgroup => {
+            let path = caller.cgroup.as_ref().filter(|path| !is_everything(path))?;
+            Some(Holder::Cgroup(path.clone()))
+        }
+        Binding::Lineage | Binding::Socket | Binding::Lease => None,
+    }
+}
+
+/// A cgroup's path and those above it, the deepest first.
+fn ancestors(path: &str) -> impl Iterator<Item = &str> {
+    core::iter::successors(Some(path), |path| {
+        let at = path.rfind('/')?;
+        path.get(..at).filter(|up| !up.is_empty())
+    })
+}
+
+fn usable(task: &Task) -> Result<(), Denial> {
+    match task.state {
+        State::Active => Ok(()),
+        State::Quarantined { .. } => Err(Denial::TaskQuarantined),
+        State::Ended { .. } => Err(Denial::TaskEnded),
+    }
+}
+
+/// Of several reasons the caller hears the one that says most about it.
+fn precedence(denial: Denial) -> (bool, bool, Denial) {
+    (denial != Denial::TaskEnded, denial != Denial::TaskQuarantined, denial)
+}
