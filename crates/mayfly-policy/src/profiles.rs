@@ -1,0 +1,163 @@
+//! The profiles of one edition, and the judgement on them.
+
+use std::collections::BTreeSet;
+
+use mayfly_core::{Binding, Evidence, PolicyEpoch, Selector, Terms, TrustDomain, Verdict, limits};
+
+use crate::{
+    diff::{self, Difference},
+    explain::{self, Explanation},
+    file,
+    invalid::InvalidProfiles,
+};
+
+/// Who may have an identity, and which.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Profile {
+    /// What must be seen of a caller, all of it.
+    pub selectors: BTreeSet<Selector>,
+    /// What it then gets. The profile's name is [`Terms::profile`].
+    pub terms: Terms,
+}
+
+impl Profile {
+    /// Whether the caller must come through a task's own socket: reaching it is then the evidence.
+    #[must_use]
+    pub fn rests_on_socket(&self) -> bool {
+        self.selectors.is_empty()
+    }
+
+    /// Whether `evidence` holds everything that this profile asks for.
+    #[must_use]
+    pub fn matches(&self, evidence: &Evidence) -> bool {
+        // INVARIANT P8: a conjunction of "is present". More conditions or less evidence can only
+        // turn a Yes into a No.
+        if self.rests_on_socket() {
+            return self.terms.binding == Binding::Socket && evidence.caller.socket.is_some();
+        }
+        self.selectors.is_subset(&evidence.selectors)
+    }
+}
+
+/// One edition of the profiles: complete, checked and unchanging.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Profiles {
+    epoch: PolicyEpoch,
+    /// In the order of their file, which is the order of a caller's identities (SPIFFE Workload API
+    /// §8: the first is the default).
+    profiles: Vec<Profile>,
+}
+
+impl Profiles {
+    /// Reads every `[[profile]]` of a TOML document. Other tables of the document are left to
+    /// whoever they belong to, so that profiles may stand in a configuration file.
+    ///
+    /// # Errors
+    /// [`InvalidProfiles`] names everything that is wrong, not only the first thing.
+    pub fn parse(
+        text: &str,
+        trust_domain: &TrustDomain,
+        epoch: PolicyEpoch,
+    ) -> Result<Self, InvalidProfiles> {
+        Ok(Self { epoch, profiles: file::read(text, trust_domain)? })
+    }
+
+    /// The built-in profile `dev`: every process of the user `uid`, who answers for it.
+    #[must_use]
+    pub fn dev(uid: u32) -> Self {
+        let dev = Profile {
+            selectors: [Selector::new("unix:uid", &uid.to_string())].into(),
+            terms: Terms {
+                profile: "dev".into(),
+                path: "/dev".into(),
+                owner: format!("user:{uid}"),
+                binding: Binding::Process,
+                stable_identity: false,
+                x509_ttl: limits::X509_TTL_DEFAULT,
+                jwt_ttl: limits::JWT_TTL_DEFAULT,
+                task_ttl: None,
+                hint: String::new(),
+                federates_with: Vec::new(),
+            },
+        };
+        Self { epoch: PolicyEpoch::default(), profiles: vec![dev] }
+    }
+
+    /// The same profiles as another edition.
+    #[must_use]
+    pub fn at_epoch(self, epoch: PolicyEpoch) -> Self {
+        Self { epoch, ..self }
+    }
+
+    /// Which edition this is.
+    #[must_use]
+    pub const fn epoch(&self) -> PolicyEpoch {
+        self.epoch
+    }
+
+    /// What `evidence` earns: the terms of every profile that matches, in the order of the file.
+    #[must_use]
+    pub fn judge(&self, evidence: &Evidence) -> Verdict {
+        Verdict {
+            epoch: self.epoch,
+            permits: self
+                .profiles
+                .iter()
+                .filter(|profile| profile.matches(evidence))
+                .map(|profile| profile.terms.clone())
+                .collect(),
+        }
+    }
+
+    /// Why `evidence` earns what it earns: every profile, the nearest first. Those that match come
+    /// before those that do not.
+    #[must_use]
+    pub fn explain(&self, evidence: &Evidence) -> Vec<Explanation> {
+        explain::explain(&self.profiles, evidence)
+    }
+
+    /// The terms of the profile `name`.
+    #[must_use]
+    pub fn terms(&self, name: &str) -> Option<&Terms> {
+        self.find(name).map(|profile| &profile.terms)
+    }
+
+    /// The profile `name`.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&Profile> {
+        self.profiles.iter().find(|profile| profile.terms.profile == name)
+    }
+
+    /// Every profile, in the order of the file.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Profile> {
+        self.profiles.iter()
+    }
+
+    /// Every name, in the order of the file.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.profiles.iter().map(|profile| profile.terms.profile.as_str())
+    }
+
+    /// The names that `old` has and this edition has not: their tasks end.
+    #[must_use]
+    pub fn gone_since(&self, old: &Self) -> Vec<String> {
+        let here: BTreeSet<&str> = self.names().collect();
+        old.names().filter(|name| !here.contains(name)).map(Into::into).collect()
+    }
+
+    /// What is different from `old`, for people: what was added, removed and changed.
+    #[must_use]
+    pub fn diff(&self, old: &Self) -> Vec<Difference> {
+        diff::diff(&old.profiles, &self.profiles)
+    }
+
+    /// Whether any profile asks for the digest of the executable. Reading a whole binary is the one
+    /// dear piece of evidence, so it is collected only if somebody looks at it.
+    #[must_use]
+    pub fn needs_sha256(&self) -> bool {
+        self.profiles
+            .iter()
+            .flat_map(|profile| &profile.selectors)
+            .any(|selector| selector.kind() == "unix:sha256")
+    }
+}
