@@ -16,6 +16,7 @@
 mod secret;
 
 #[expect(
+    missing_docs,
     unused_qualifications,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,

@@ -22,7 +22,9 @@ pub mod follow_response {
         Heartbeat(super::Heartbeat),
     }
 }
-/// Everything that is known, as of `position`. Replaces what the follower holds.
+/// Everything that is known, as of `position`. Replaces what the follower holds, once it is complete: a
+/// large one comes as several messages in a row, each with whole windows, and `more` set on all but the
+/// last.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Snapshot {
     #[prost(uint32, tag = "1")]
@@ -31,6 +33,10 @@ pub struct Snapshot {
     pub position: u64,
     #[prost(message, repeated, tag = "3")]
     pub windows: ::prost::alloc::vec::Vec<Window>,
+    #[prost(message, repeated, tag = "4")]
+    pub serials: ::prost::alloc::vec::Vec<RevokedSerial>,
+    #[prost(bool, tag = "5")]
+    pub more: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Window {
@@ -51,6 +57,18 @@ pub struct Delta {
     pub to: u64,
     #[prost(message, repeated, tag = "4")]
     pub changes: ::prost::alloc::vec::Vec<Change>,
+    #[prost(message, repeated, tag = "5")]
+    pub serials: ::prost::alloc::vec::Vec<RevokedSerial>,
+}
+/// One credential that was revoked on its own, apart from its task.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokedSerial {
+    /// 17 octets, as in the certificate.
+    #[prost(bytes = "vec", tag = "1")]
+    pub serial: ::prost::alloc::vec::Vec<u8>,
+    /// Unix milliseconds until which this is to be remembered.
+    #[prost(uint64, tag = "2")]
+    pub until_ms: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Change {
