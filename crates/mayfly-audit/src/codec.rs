@@ -1,0 +1,259 @@
+//! Records of the core as protobuf, the form in which they are hashed, stored and shown to others.
+//!
+//! Reading is strict: a field that cannot be what the core once wrote is an error with the field's
+//! name. Guessing a default here would be guessing what was decided.
+
+use mayfly_core::{
+    Binding, Cause, Denial, Fact, Holder, Kind, ProcessKey, Record, Serial, Span, TaskId,
+    TaskVersion, Terms, Timestamp, TrustDomain,
+};
+use mayfly_proto::mayfly::v1 as proto;
+use prost::Message as _;
+
+/// A record that does not say what a record must say, with the field that is wrong.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("invalid record: `{0}`")]
+pub struct InvalidRecord(pub &'static str);
+
+/// Spells a record.
+#[must_use]
+pub fn encode(record: &Record) -> Vec<u8> {
+    proto::Record { at_ms: record.at.0, fact: Some(spell(&record.fact)) }.encode_to_vec()
+}
+
+/// Reads a record.
+///
+/// # Errors
+/// [`InvalidRecord`] names the field that is missing or malformed.
+pub fn decode(bytes: &[u8]) -> Result<Record, InvalidRecord> {
+    let record = proto::Record::decode(bytes).map_err(|_not_proto| InvalidRecord("record"))?;
+    Ok(Record {
+        at: Timestamp(record.at_ms),
+        fact: parse(record.fact.ok_or(InvalidRecord("fact"))?)?,
+    })
+}
+
+fn spell(fact: &Fact) -> proto::record::Fact {
+    use proto::record::Fact as Out;
+    let name = |task: &TaskId| task.as_bytes().to_vec();
+    match fact {
+        Fact::Began { .. } => Out::Began(spell_began(fact)),
+        Fact::Promised { task, version, kind, serial, not_after } => {
+            Out::Promised(proto::Promised {
+                task: name(task),
+                version: version.0,
+                kind: match kind {
+                    Kind::X509 => proto::Kind::X509.into(),
+                    Kind::Jwt => proto::Kind::Jwt.into(),
+                },
+                serial: serial.as_bytes().to_vec(),
+                not_after_ms: not_after.0,
+            })
+        }
+        Fact::Ended { task, cause, exit } => {
+            Out::Ended(proto::Ended { task: name(task), cause: cause.code().into(), exit: *exit })
+        }
+        Fact::Suspended { task, by } => {
+            Out::Suspended(proto::Suspended { task: name(task), by: name(by) })
+        }
+        Fact::Resumed { task } => Out::Resumed(proto::Resumed { task: name(task) }),
+        Fact::Renewed { task, lease_until } => {
+            Out::Renewed(proto::Renewed { task: name(task), lease_until_ms: lease_until.0 })
+        }
+        Fact::Amended { task, version, intent } => Out::Amended(proto::Amended {
+            task: name(task),
+            version: version.0,
+            intent: intent.clone(),
+        }),
+        Fact::CredentialRevoked { task, serial } => {
+            Out::CredentialRevoked(proto::CredentialRevoked {
+                task: name(task),
+                serial: serial.as_bytes().to_vec(),
+            })
+        }
+        Fact::Refused { denial, task, profile } => Out::Refused(proto::Refused {
+            denial: denial.code().into(),
+            task: task.as_ref().map(name).unwrap_or_default(),
+            profile: profile.clone(),
+        }),
+        Fact::Noted { what, detail } => {
+            Out::Noted(proto::Noted { what: what.clone(), detail: detail.clone() })
+        }
+    }
+}
+
+/// Only called for [`Fact::Began`]; apart from [`spell`] because it is as long as the rest.
+fn spell_began(fact: &Fact) -> proto::Began {
+    let Fact::Began { task, terms, holder, parent, intent, deadline, lease, declared } = fact
+    else {
+        return proto::Began::default();
+    };
+    proto::Began {
+        task: task.as_bytes().to_vec(),
+        terms: Some(spell_terms(terms)),
+        holder: Some(spell_holder(holder)),
+        parent: parent.map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
+        intent: intent.clone(),
+        deadline_ms: deadline.map(|at| at.0),
+        lease_ms: lease.map(|span| span.0),
+        declared: *declared,
+    }
+}
+
+fn spell_terms(terms: &Terms) -> proto::Terms {
+    let binding = match terms.binding {
+        Binding::Process => proto::Binding::Process,
+        Binding::Lineage => proto::Binding::Lineage,
+        Binding::Cgroup => proto::Binding::Cgroup,
+        Binding::Socket => proto::Binding::Socket,
+        Binding::Lease => proto::Binding::Lease,
+    };
+    proto::Terms {
+        profile: terms.profile.clone(),
+        spiffe_id_path: terms.path.clone(),
+        owner: terms.owner.clone(),
+        binding: binding.into(),
+        stable_identity: terms.stable_identity,
+        x509_ttl_ms: terms.x509_ttl.0,
+        jwt_ttl_ms: terms.jwt_ttl.0,
+        task_ttl_ms: terms.task_ttl.map(|span| span.0),
+        hint: terms.hint.clone(),
+        federates_with: terms.federates_with.iter().map(|domain| domain.as_str().into()).collect(),
+    }
+}
+
+fn spell_holder(holder: &Holder) -> proto::Holder {
+    use proto::holder::Holder as Out;
+    let process = |key: &ProcessKey| proto::Process {
+        boot: key.boot.to_vec(),
+        inode: key.inode,
+        pid: key.pid,
+    };
+    let holder = match holder {
+        Holder::Process(key) => Out::Process(process(key)),
+        Holder::Lineage(key) => Out::Lineage(process(key)),
+        Holder::Cgroup(path) => Out::Cgroup(path.clone()),
+        Holder::Socket => Out::Socket(proto::Nobody {}),
+        Holder::Lease => Out::Lease(proto::Nobody {}),
+    };
+    proto::Holder { holder: Some(holder) }
+}
+
+fn parse(fact: proto::record::Fact) -> Result<Fact, InvalidRecord> {
+    use proto::record::Fact as In;
+    Ok(match fact {
+        In::Began(began) => parse_began(began)?,
+        In::Promised(promised) => Fact::Promised {
+            task: parse_task(&promised.task)?,
+            version: TaskVersion(promised.version),
+            kind: match proto::Kind::try_from(promised.kind) {
+                Ok(proto::Kind::X509) => Kind::X509,
+                Ok(proto::Kind::Jwt) => Kind::Jwt,
+                Ok(proto::Kind::Unspecified) | Err(_) => return Err(InvalidRecord("kind")),
+            },
+            serial: parse_serial(&promised.serial)?,
+            not_after: Timestamp(promised.not_after_ms),
+        },
+        In::Ended(ended) => Fact::Ended {
+            task: parse_task(&ended.task)?,
+            cause: Cause::parse(&ended.cause).ok_or(InvalidRecord("cause"))?,
+            exit: ended.exit,
+        },
+        In::Suspended(it) => {
+            Fact::Suspended { task: parse_task(&it.task)?, by: parse_task(&it.by)? }
+        }
+        In::Resumed(it) => Fact::Resumed { task: parse_task(&it.task)? },
+        In::Renewed(it) => {
+            Fact::Renewed { task: parse_task(&it.task)?, lease_until: Timestamp(it.lease_until_ms) }
+        }
+        In::Amended(it) => Fact::Amended {
+            task: parse_task(&it.task)?,
+            version: TaskVersion(it.version),
+            intent: it.intent,
+        },
+        In::CredentialRevoked(it) => Fact::CredentialRevoked {
+            task: parse_task(&it.task)?,
+            serial: parse_serial(&it.serial)?,
+        },
+        In::Refused(it) => Fact::Refused {
+            denial: Denial::parse(&it.denial).ok_or(InvalidRecord("denial"))?,
+            task: parse_optional_task(&it.task)?,
+            profile: it.profile,
+        },
+        In::Noted(it) => Fact::Noted { what: it.what, detail: it.detail },
+    })
+}
+
+fn parse_began(began: proto::Began) -> Result<Fact, InvalidRecord> {
+    Ok(Fact::Began {
+        task: parse_task(&began.task)?,
+        terms: parse_terms(began.terms.ok_or(InvalidRecord("terms"))?)?,
+        holder: parse_holder(began.holder)?,
+        parent: parse_optional_task(&began.parent)?,
+        intent: began.intent,
+        deadline: began.deadline_ms.map(Timestamp),
+        lease: began.lease_ms.map(Span),
+        declared: began.declared,
+    })
+}
+
+fn parse_terms(terms: proto::Terms) -> Result<Terms, InvalidRecord> {
+    Ok(Terms {
+        binding: match proto::Binding::try_from(terms.binding) {
+            Ok(proto::Binding::Process) => Binding::Process,
+            Ok(proto::Binding::Lineage) => Binding::Lineage,
+            Ok(proto::Binding::Cgroup) => Binding::Cgroup,
+            Ok(proto::Binding::Socket) => Binding::Socket,
+            Ok(proto::Binding::Lease) => Binding::Lease,
+            Ok(proto::Binding::Unspecified) | Err(_) => return Err(InvalidRecord("binding")),
+        },
+        profile: terms.profile,
+        path: terms.spiffe_id_path,
+        owner: terms.owner,
+        stable_identity: terms.stable_identity,
+        x509_ttl: Span(terms.x509_ttl_ms),
+        jwt_ttl: Span(terms.jwt_ttl_ms),
+        task_ttl: terms.task_ttl_ms.map(Span),
+        hint: terms.hint,
+        federates_with: terms
+            .federates_with
+            .iter()
+            .map(|name| {
+                TrustDomain::parse(name).map_err(|_invalid| InvalidRecord("federates_with"))
+            })
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn parse_holder(holder: Option<proto::Holder>) -> Result<Holder, InvalidRecord> {
+    use proto::holder::Holder as In;
+    let process = |process: proto::Process| {
+        Ok(ProcessKey {
+            boot: process.boot.try_into().map_err(|_length| InvalidRecord("boot"))?,
+            inode: process.inode,
+            pid: process.pid,
+        })
+    };
+    Ok(match holder.and_then(|holder| holder.holder).ok_or(InvalidRecord("holder"))? {
+        In::Process(key) => Holder::Process(process(key)?),
+        In::Lineage(key) => Holder::Lineage(process(key)?),
+        In::Cgroup(path) => Holder::Cgroup(path),
+        In::Socket(proto::Nobody {}) => Holder::Socket,
+        In::Lease(proto::Nobody {}) => Holder::Lease,
+    })
+}
+
+fn parse_task(bytes: &[u8]) -> Result<TaskId, InvalidRecord> {
+    bytes.try_into().map(TaskId::from_bytes).map_err(|_length| InvalidRecord("task"))
+}
+
+fn parse_optional_task(bytes: &[u8]) -> Result<Option<TaskId>, InvalidRecord> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    parse_task(bytes).map(Some)
+}
+
+fn parse_serial(bytes: &[u8]) -> Result<Serial, InvalidRecord> {
+    Serial::from_bytes(bytes).map_err(|_invalid| InvalidRecord("serial"))
+}

@@ -1,0 +1,125 @@
+//! Every record that the core can write reads back as it was, and nothing that strangers write
+//! makes the codec fall over.
+
+use mayfly_audit::{decode, encode};
+use mayfly_core::{
+    Binding, Cause, Denial, Fact, Holder, Kind, Place, ProcessKey, Record, Serial, Slot, Span,
+    TaskId, TaskVersion, Terms, Timestamp, TrustDomain, Window,
+};
+use proptest::{option, prelude::*};
+
+fn task() -> impl Strategy<Value = TaskId> {
+    any::<[u8; 16]>().prop_map(TaskId::from_bytes)
+}
+
+fn serial() -> impl Strategy<Value = Serial> {
+    (any::<u32>(), any::<u32>(), any::<u64>()).prop_map(|(window, slot, luck)| {
+        Serial::new(Place { window: Window(window), slot: Slot(slot) }, luck)
+    })
+}
+
+fn holder() -> impl Strategy<Value = Holder> {
+    let key = (any::<[u8; 16]>(), any::<u64>(), any::<i32>())
+        .prop_map(|(boot, inode, pid)| ProcessKey { boot, inode, pid });
+    prop_oneof![
+        key.clone().prop_map(Holder::Process),
+        key.prop_map(Holder::Lineage),
+        "/[a-z/]{0,20}".prop_map(Holder::Cgroup),
+        Just(Holder::Socket),
+        Just(Holder::Lease),
+    ]
+}
+
+fn terms() -> impl Strategy<Value = Terms> {
+    let words = ("[a-z]{0,8}", "/[a-z]{1,8}", ".{0,8}", "[a-z]{0,8}");
+    let bindings = prop_oneof![
+        Just(Binding::Process),
+        Just(Binding::Lineage),
+        Just(Binding::Cgroup),
+        Just(Binding::Socket),
+        Just(Binding::Lease),
+    ];
+    let spans = (any::<u64>(), any::<u64>(), option::of(any::<u64>()));
+    (words, bindings, any::<bool>(), spans, option::of("[a-z]{1,9}")).prop_map(
+        |((profile, path, owner, hint), binding, stable_identity, (x509, jwt, ttl), domain)| {
+            Terms {
+                profile,
+                path,
+                owner,
+                binding,
+                stable_identity,
+                x509_ttl: Span(x509),
+                jwt_ttl: Span(jwt),
+                task_ttl: ttl.map(Span),
+                hint,
+                federates_with: domain.iter().flat_map(|name| TrustDomain::parse(name)).collect(),
+            }
+        },
+    )
+}
+
+fn began() -> impl Strategy<Value = Fact> {
+    let limits = (option::of(any::<u64>()), option::of(any::<u64>()), any::<bool>());
+    (task(), terms(), holder(), option::of(task()), ".{0,20}", limits).prop_map(
+        |(task, terms, holder, parent, intent, (deadline, lease, declared))| Fact::Began {
+            task,
+            terms,
+            holder,
+            parent,
+            intent,
+            deadline: deadline.map(Timestamp),
+            lease: lease.map(Span),
+            declared,
+        },
+    )
+}
+
+fn fact() -> impl Strategy<Value = Fact> {
+    let kind = prop_oneof![Just(Kind::X509), Just(Kind::Jwt)];
+    prop_oneof![
+        began(),
+        (task(), any::<u32>(), kind, serial(), any::<u64>()).prop_map(
+            |(task, v, kind, serial, t)| {
+                let (version, not_after) = (TaskVersion(v), Timestamp(t));
+                Fact::Promised { task, version, kind, serial, not_after }
+            }
+        ),
+        (task(), proptest::sample::select(&Cause::ALL[..]), option::of(any::<i32>()))
+            .prop_map(|(task, cause, exit)| Fact::Ended { task, cause, exit }),
+        (task(), task()).prop_map(|(task, by)| Fact::Suspended { task, by }),
+        task().prop_map(|task| Fact::Resumed { task }),
+        (task(), any::<u64>())
+            .prop_map(|(task, t)| Fact::Renewed { task, lease_until: Timestamp(t) }),
+        (task(), any::<u32>(), ".{0,20}").prop_map(|(task, version, intent)| Fact::Amended {
+            task,
+            version: TaskVersion(version),
+            intent
+        }),
+        (task(), serial()).prop_map(|(task, serial)| Fact::CredentialRevoked { task, serial }),
+        (proptest::sample::select(Denial::ALL), option::of(task()), "[a-z]{0,8}")
+            .prop_map(|(denial, task, profile)| Fact::Refused { denial, task, profile }),
+        (".{0,9}", ".{0,9}").prop_map(|(what, detail)| Fact::Noted { what, detail }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_record_reads_back_as_it_was(at in any::<u64>(), fact in fact()) {
+        let record = Record { at: Timestamp(at), fact };
+        prop_assert_eq!(decode(&encode(&record)), Ok(record));
+    }
+
+    #[test]
+    fn what_is_read_from_garbage_is_an_error_or_a_record_that_reads_back(
+        at in any::<u64>(), fact in fact(), place in any::<usize>(), byte in any::<u8>()
+    ) {
+        let mut bytes = encode(&Record { at: Timestamp(at), fact });
+        let place = place % bytes.len();
+        if let Some(to) = bytes.get_mut(place) {
+            *to = byte;
+        }
+        if let Ok(record) = decode(&bytes) {
+            prop_assert_eq!(decode(&encode(&record)), Ok(record));
+        }
+    }
+}
