@@ -1,0 +1,225 @@
+//! Eyes on holders: who has ended, told once, within a millisecond.
+//!
+//! Each holder gets a task of its own that sleeps on one descriptor. That is 1 KiB each and no work
+//! until something happens, so tens of thousands are fine as long as the limit on open files allows.
+
+use std::{collections::BTreeMap, io, os::fd::OwnedFd};
+
+use mayfly_core::{
+    evidence::{Holder, ProcessKey},
+    id::TaskId,
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
+
+use crate::{
+    cgroup,
+    error::AttestError,
+    kernel::sleep_on,
+    peer::Peer,
+    process::{Exit, Process},
+};
+
+/// Why a holder is not being watched.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// As many holders are being watched as were allowed for.
+    #[error("already watching `{0}` holders")]
+    Full(usize),
+    /// The kernel does not let us look. The task has no watcher and must not be thought to have one.
+    #[error("cannot watch")]
+    Blind(#[source] AttestError),
+}
+
+/// What was seen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Seen {
+    /// The process has ended.
+    ProcessExited {
+        /// How, where the kernel tells us.
+        exit: Option<Exit>,
+    },
+    /// No process is left in the cgroup or below it, or the cgroup is gone.
+    CgroupEmptied,
+    /// The eye itself failed. Nothing is known about the holder any more.
+    Blinded,
+}
+
+/// A holder was seen to end.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Sighting {
+    /// The task that the holder held.
+    pub task: TaskId,
+    /// The holder.
+    pub holder: Holder,
+    /// What was seen.
+    pub what: Seen,
+}
+
+/// Watches holders, one per task, until it is dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    sightings: mpsc::Sender<Sighting>,
+    eyes: JoinSet<(TaskId, u64)>,
+    open: BTreeMap<TaskId, (u64, AbortHandle)>,
+    opened: u64,
+    eyes_max: usize,
+}
+
+impl Watcher {
+    /// A watcher of at most `eyes_max` holders, and the queue that it tells what it sees. When the
+    /// queue is full the eyes wait: nothing seen is lost.
+    #[must_use]
+    pub fn new(eyes_max: usize, sightings_max: usize) -> (Self, mpsc::Receiver<Sighting>) {
+        let (sightings, seen) = mpsc::channel(sightings_max.max(1));
+        let (eyes, open) = (JoinSet::new(), BTreeMap::new());
+        (Self { sightings, eyes, open, opened: 0, eyes_max }, seen)
+    }
+
+    /// Watches the holder of `task` from now on, instead of the one watched for it before. A holder
+    /// that has ended already is seen at once, so there is no moment in which an end can be missed.
+    ///
+    /// `peer` may be given when it is at hand: its pidfd still knows how the process ended after the
+    /// PID is gone. Must be called within a tokio runtime. [`Holder::Socket`] and [`Holder::Lease`]
+    /// cannot be seen, and are accepted without an eye.
+    ///
+    /// # Errors
+    /// [`WatchError`]; then the task is not watched.
+    pub fn watch(
+        &mut self,
+        task: TaskId,
+        holder: Holder,
+        peer: Option<&Peer>,
+    ) -> Result<(), WatchError> {
+        self.unwatch(task);
+        if matches!(holder, Holder::Socket | Holder::Lease) {
+            return Ok(());
+        }
+        if self.open.len() >= self.eyes_max {
+            return Err(WatchError::Full(self.eyes_max));
+        }
+        let eye = match &holder {
+            Holder::Process(key) | Holder::Lineage(key) => Eye::on_process(key, peer),
+            Holder::Cgroup(path) => Eye::on_cgroup(path),
+            Holder::Socket | Holder::Lease => return Ok(()),
+        };
+        let eye = eye.map_err(WatchError::Blind)?;
+        self.opened += 1;
+        let (number, sightings) = (self.opened, self.sightings.clone());
+        let handle = self.eyes.spawn(async move {
+            let what = eye.wait().await;
+            // Nobody listens any more: then nobody needs to know.
+            let _told = sightings.send(Sighting { task, holder, what }).await;
+            (task, number)
+        });
+        self.open.insert(task, (number, handle));
+        Ok(())
+    }
+
+    /// Stops watching the holder of `task`. A sighting that was queued already may still arrive.
+    pub fn unwatch(&mut self, task: TaskId) {
+        self.tidy();
+        if let Some((_, eye)) = self.open.remove(&task) {
+            eye.abort();
+        }
+    }
+
+    /// How many holders are being watched.
+    pub fn len(&mut self) -> usize {
+        self.tidy();
+        self.open.len()
+    }
+
+    /// Whether nobody is being watched.
+    pub fn is_empty(&mut self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets the eyes that have told what they saw.
+    fn tidy(&mut self) {
+        while let Some(closed) = self.eyes.try_join_next() {
+            let Ok((task, number)) = closed else { continue };
+            if self.open.get(&task).is_some_and(|(current, _)| *current == number) {
+                self.open.remove(&task);
+            }
+        }
+    }
+}
+
+/// Whether a holder lives, asked after a restart, before anything is served: who died while nobody
+/// watched? [`Holder::Socket`] and [`Holder::Lease`] have no life that could be seen, and count as
+/// alive.
+///
+/// # Errors
+/// [`AttestError`] if the kernel does not let us look; then nothing is known.
+pub fn is_alive(holder: &Holder) -> Result<bool, AttestError> {
+    match holder {
+        Holder::Process(key) | Holder::Lineage(key) => Ok(Process::find(key)?.is_some()),
+        Holder::Cgroup(path) => match cgroup::open_events(path)? {
+            Some(events) => cgroup::is_populated(events),
+            None => Ok(false),
+        },
+        Holder::Socket | Holder::Lease => Ok(true),
+    }
+}
+
+/// One descriptor to sleep on, or the news that there is nothing to wait for.
+#[derive(Debug)]
+enum Eye {
+    Process(AsyncFd<OwnedFd>, ProcessKey),
+    Cgroup(AsyncFd<OwnedFd>),
+    Already(Seen),
+}
+
+impl Eye {
+    fn on_process(key: &ProcessKey, peer: Option<&Peer>) -> Result<Self, AttestError> {
+        let process = match peer.filter(|peer| peer.key() == *key) {
+            Some(peer) => Some(peer.process().duplicate()?),
+            None => Process::find(key)?,
+        };
+        let Some(process) = process else {
+            return Ok(Self::Already(Seen::ProcessExited { exit: None }));
+        };
+        let eye = sleep_on(process.into_pidfd(), Interest::READABLE);
+        Ok(Self::Process(eye.map_err(no_epoll)?, *key))
+    }
+
+    fn on_cgroup(path: &str) -> Result<Self, AttestError> {
+        let Some(events) = cgroup::open_events(path)? else {
+            return Ok(Self::Already(Seen::CgroupEmptied));
+        };
+        Ok(Self::Cgroup(sleep_on(events, Interest::PRIORITY).map_err(no_epoll)?))
+    }
+
+    async fn wait(self) -> Seen {
+        match self {
+            Self::Already(seen) => seen,
+            Self::Process(eye, key) => {
+                if eye.readable().await.is_err() {
+                    return Seen::Blinded;
+                }
+                Seen::ProcessExited { exit: Process::wake(eye.into_inner(), key).exit() }
+            }
+            Self::Cgroup(eye) => match emptied(&eye).await {
+                Ok(()) => Seen::CgroupEmptied,
+                Err(_) => Seen::Blinded,
+            },
+        }
+    }
+}
+
+/// Waits until nobody lives in the cgroup. The kernel raises "priority" at each change of the file,
+/// counted from the last reading, so nothing between two readings is missed.
+async fn emptied(events: &AsyncFd<OwnedFd>) -> Result<(), AttestError> {
+    while cgroup::is_populated(events.get_ref())? {
+        events.ready(Interest::PRIORITY).await.map_err(no_epoll)?.clear_ready();
+    }
+    Ok(())
+}
+
+const fn no_epoll(source: io::Error) -> AttestError {
+    AttestError::Io { what: "epoll", source }
+}
