@@ -1,0 +1,232 @@
+//! Keeps a [`View`] up to date from `mayfly.v1.RevocationFeed`.
+//!
+//! Two tasks live as long as the follower: one reads the feed and comes back when it is lost, the other
+//! counts the silence and shuts live connections when patience ends. New connections need neither:
+//! the view judges the silence by itself.
+
+use std::{sync::Arc, time::Duration};
+
+use mayfly_core::{
+    Bitmap, Change, Delta, Place, Position, Sequence, Shard, Slot, Status, Timestamp, Window,
+};
+use mayfly_proto::mayfly::v1::{
+    self as wire, follow_response::Message, revocation_feed_client::RevocationFeedClient,
+};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tonic::{Streaming, transport::Channel};
+
+use crate::{
+    backoff::Backoff,
+    endpoint::Endpoint,
+    patience::{Patience, Sight},
+    refused::Refused,
+    view::{Hole, View, snapshot},
+    workload::request,
+};
+
+/// Largest message of the feed: a snapshot of a day's windows, a few of them full.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// Follows one feed until it is dropped; then its view is dark for good.
+#[derive(Debug)]
+pub struct Follower {
+    view: Arc<View>,
+    _tasks: JoinSet<()>,
+}
+
+impl Follower {
+    /// Begins to follow the feed at `endpoint`. Returns at once; until the first snapshot has come the
+    /// view refuses everybody. To be called within a tokio runtime.
+    #[must_use]
+    pub fn connect(endpoint: &Endpoint, patience: Patience) -> Self {
+        let view = View::new(patience);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow(endpoint.channel(), Arc::clone(&view)));
+        tasks.spawn(count_silence(Arc::clone(&view)));
+        Self { view, _tasks: tasks }
+    }
+
+    /// What has been heard, shared with whoever verifies.
+    #[must_use]
+    pub const fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// Waits until there has been a snapshot.
+    pub async fn ready(&self) {
+        let mut heard = self.view.heard_changes();
+        // The sender lives in the view, which `self` holds, so this cannot fail.
+        let _snapshot = heard.wait_for(Option::is_some).await.is_ok();
+    }
+
+    /// Waits until the view stands at `position` or later.
+    pub async fn caught_up(&self, position: Position) {
+        let mut at: watch::Receiver<Position> = self.view.position();
+        let _reached = at.wait_for(|at| *at >= position).await.is_ok();
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.view.abandon();
+    }
+}
+
+/// Why one stream of the feed came to its end.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("the feed answered `{:?}`: {}", .0.code(), .0.message())]
+    Status(#[from] tonic::Status),
+    #[error(transparent)]
+    Hole(#[from] Hole),
+    #[error("the feed ended")]
+    Ended,
+    #[error("the feed was silent for too long")]
+    Silent,
+    #[error("the feed sent a message that cannot be read")]
+    Malformed,
+}
+
+async fn follow(channel: Channel, view: Arc<View>) {
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
+    loop {
+        if let Err(lost) = follow_once(channel.clone(), &view, &mut backoff).await {
+            tracing::warn!(reason = %lost, "feed lost, asking for a snapshot");
+        }
+        backoff.wait().await;
+    }
+}
+
+async fn follow_once(channel: Channel, view: &View, backoff: &mut Backoff) -> Result<(), Lost> {
+    let mut client =
+        RevocationFeedClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let ask = request(wire::FollowRequest { heartbeat_ms: view.patience().heartbeat_ms() });
+    // A peer that accepts and says nothing must not hold us: silence is an end like any other.
+    let silence = view.patience().after().max(Duration::from_millis(500));
+    let mut stream: Streaming<wire::FollowResponse> =
+        within(silence, client.follow(ask)).await??.into_inner();
+    let mut first = true;
+    loop {
+        let message = within(silence, stream.message()).await??.ok_or(Lost::Ended)?;
+        let message = message.message.ok_or(Lost::Malformed)?;
+        // The stream begins with a snapshot: what was missed between two streams is not guessed.
+        if first && !matches!(message, Message::Snapshot(_)) {
+            return Err(Hole::NoSnapshot.into());
+        }
+        take(view, message)?;
+        if !first {
+            // A snapshot alone does not prove that the feed works; what follows it does.
+            backoff.reset();
+        }
+        first = false;
+    }
+}
+
+async fn within<T>(silence: Duration, wait: impl Future<Output = T>) -> Result<T, Lost> {
+    tokio::time::timeout(silence, wait).await.map_err(|_elapsed| Lost::Silent)
+}
+
+fn take(view: &View, message: Message) -> Result<(), Lost> {
+    let now = Instant::now();
+    match message {
+        Message::Snapshot(message) => {
+            let position = position(message.shard, message.position)?;
+            let windows = message
+                .windows
+                .into_iter()
+                .map(|one| Some((Window(one.window), Bitmap::from_packed(one.statuses.to_vec())?)))
+                .collect::<Option<Vec<_>>>()
+                .ok_or(Lost::Malformed)?;
+            view.replace(snapshot(position, windows), now)?;
+            tracing::debug!(position = position.sequence.0, "snapshot taken");
+        }
+        Message::Delta(message) => {
+            let delta = Delta {
+                from: position(message.shard, message.from)?,
+                to: position(message.shard, message.to)?,
+                changes: message.changes.iter().map(change).collect::<Result<_, _>>()?,
+            };
+            view.apply(&delta, now)?;
+        }
+        Message::Heartbeat(message) => {
+            let said = position(message.shard, message.position)?;
+            view.beat(said, Timestamp(message.at_ms), now)?;
+        }
+    }
+    Ok(())
+}
+
+fn position(shard: u32, sequence: u64) -> Result<Position, Lost> {
+    Ok(Position {
+        shard: Shard(u16::try_from(shard).map_err(|_too_large| Lost::Malformed)?),
+        sequence: Sequence(sequence),
+    })
+}
+
+fn change(message: &wire::Change) -> Result<Change, Lost> {
+    // A status that is not known is read as revoked, like the two bits in a bitmap.
+    let status = u8::try_from(message.status).map_or(Status::Revoked, |bits| {
+        if bits > 3 { Status::Revoked } else { Status::from_bits(bits) }
+    });
+    if message.slot >= mayfly_core::limits::SLOTS_PER_WINDOW_MAX {
+        return Err(Lost::Malformed);
+    }
+    let place = Place { window: Window(message.window), slot: Slot(message.slot) };
+    Ok(Change::Place(place, status))
+}
+
+/// Says in the log when patience begins to run out, and shuts live connections when it has.
+async fn count_silence(view: Arc<View>) {
+    let mut heard = view.heard_changes();
+    let mut said = Sight::Clear;
+    loop {
+        let Some(at) = *heard.borrow_and_update() else {
+            if heard.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        let now = Instant::now();
+        let sight = view.sight(now);
+        tell(sight, said, now.saturating_duration_since(at));
+        said = sight;
+        let patience = view.patience();
+        let more = match sight {
+            // Whatever is heard meanwhile, this instant is the first at which it could be missed.
+            Sight::Clear => {
+                tokio::time::sleep_until(at + patience.after()).await;
+                true
+            }
+            Sight::Grace => heard_until(&mut heard, at + patience.limit()).await,
+            Sight::Dark => {
+                view.cut_all(&Refused::Dark);
+                heard.changed().await.is_ok()
+            }
+        };
+        if !more {
+            return;
+        }
+    }
+}
+
+/// Waits until the feed speaks or the instant has come. `false` when the view is gone.
+async fn heard_until(heard: &mut watch::Receiver<Option<Instant>>, limit: Instant) -> bool {
+    tokio::select! {
+        () = tokio::time::sleep_until(limit) => true,
+        spoke = heard.changed() => spoke.is_ok(),
+    }
+}
+
+fn tell(sight: Sight, said: Sight, silence: Duration) {
+    let silence_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+    match (sight, said) {
+        (Sight::Clear, Sight::Clear)
+        | (Sight::Grace, Sight::Grace)
+        | (Sight::Dark, Sight::Dark) => {}
+        (Sight::Clear, _) => tracing::info!("feed is back"),
+        (Sight::Grace, _) => {
+            tracing::warn!(silence_ms, "feed is silent, going on with what was known last");
+        }
+        (Sight::Dark, _) => tracing::error!(silence_ms, "feed is silent, refusing everybody"),
+    }
+}
