@@ -51,7 +51,7 @@ impl Collector {
     /// A collector that remembers the digests of this many programs.
     #[must_use]
     pub fn new(hashes_max: usize) -> Self {
-        Self { hashes: HashCache::new(hashes_max), names: Names::default() }
+        Self { hashes: HashCache::new(hashes_max), names: Names::new() }
     }
 
     /// The remembered digests.
@@ -90,7 +90,7 @@ impl Collector {
         }
         let runs = exe.as_ref().map(Exe::identity);
         if let Some(exe) = exe.filter(|_| options.sha256) {
-            let digest = self.hashes.sha256(exe, options.sha256_bytes_max, now).await?;
+            let digest = self.hashes.sha256(exe, peer.uid(), options.sha256_bytes_max, now).await;
             digest.iter().for_each(|digest| add(&mut evidence, "unix:sha256", &hex(digest)));
         }
         // The second look. First at the program, then at the process: that it lives is the last

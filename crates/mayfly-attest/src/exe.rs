@@ -133,3 +133,45 @@ fn key_of(stat: &Stat) -> Option<FileKey> {
         changed_ns: i128::from(stat.st_ctime) * NANOS + i128::from(stat.st_ctime_nsec),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, BufReader, Write as _},
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_executed_another_program_no_longer_runs_the_first() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo; read line; exec cat"]);
+        let mut kid = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (mut tell, mut told) =
+            (kid.stdin.take().unwrap(), kid.stdout.take().map(BufReader::new).unwrap());
+        let mut hear = || told.read_line(&mut String::new()).unwrap();
+        // It says its first word after it became a shell.
+        hear();
+        let dir = File::open(format!("/proc/{}", kid.id())).unwrap();
+        let first = Exe::open(&dir, false).unwrap().unwrap().identity();
+        assert!(first.still_runs(&dir));
+        tell.write_all(b"go\nare you a cat?\n").unwrap();
+        hear();
+        assert!(!first.still_runs(&dir));
+        drop(tell);
+        kid.wait().unwrap();
+        assert!(!first.still_runs(&dir));
+    }
+
+    #[test]
+    fn a_file_is_read_at_most_one_byte_beyond_its_size() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"program").unwrap();
+        file.rewind().unwrap();
+        assert_eq!(sha256_of(&mut file, 7).unwrap(), <[u8; 32]>::from(Sha256::digest(b"program")));
+        file.rewind().unwrap();
+        // The one byte more makes the digest differ from that of the expected part.
+        assert_eq!(sha256_of(&mut file, 2).unwrap(), <[u8; 32]>::from(Sha256::digest(b"pro")));
+    }
+}

@@ -5,13 +5,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use mayfly_core::time::Timestamp;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use crate::{error::AttestError, exe::Exe};
+use crate::exe::Exe;
 
 /// Programs that are read at the same time. More would only take the disk from each other.
 const READERS_MAX: usize = 2;
@@ -73,8 +73,10 @@ impl Shelf {
 /// A bounded memory of program digests, shared by all who attest.
 #[derive(Debug)]
 pub struct HashCache {
-    shelf: Mutex<Shelf>,
-    readers: Semaphore,
+    shelf: Arc<Mutex<Shelf>>,
+    readers: Arc<Semaphore>,
+    /// One turn per user, and the users that wait for it.
+    turns: Mutex<BTreeMap<u32, Arc<Semaphore>>>,
     entries_max: usize,
 }
 
@@ -82,13 +84,14 @@ impl HashCache {
     /// An empty cache for this many programs.
     #[must_use]
     pub fn new(entries_max: usize) -> Self {
-        Self { shelf: Mutex::default(), readers: Semaphore::new(READERS_MAX), entries_max }
+        let readers = Arc::new(Semaphore::new(READERS_MAX));
+        Self { shelf: Arc::default(), readers, turns: Mutex::default(), entries_max }
     }
 
     /// How many digests are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shelf().digests.len()
+        lock(&self.shelf).digests.len()
     }
 
     /// Whether nothing is remembered.
@@ -97,48 +100,56 @@ impl HashCache {
         self.len() == 0
     }
 
-    /// The digest of an opened program, `None` if it is longer than `bytes_max`, cannot be read, or
-    /// changed while it was read.
+    /// The digest of a program that `uid` runs, `None` if it is longer than `bytes_max`, cannot be
+    /// read, or changed while it was read.
     pub(crate) async fn sha256(
         &self,
         exe: Exe,
+        uid: u32,
         bytes_max: u64,
         now: Timestamp,
-    ) -> Result<Option<[u8; 32]>, AttestError> {
-        let Some(key) = exe.file_key().filter(|key| key.size <= bytes_max) else {
-            return Ok(None);
-        };
+    ) -> Option<[u8; 32]> {
+        let key = exe.file_key().filter(|key| key.size <= bytes_max)?;
         if let Some(digest) = self.find(&key) {
-            return Ok(Some(digest));
+            return Some(digest);
         }
-        // A hundred processes of one new program start together: the first ones read it, the others
-        // find it when their turn comes.
-        let Ok(_turn) = self.readers.acquire().await else {
-            return Ok(None);
-        };
+        // First the turn among the user's own, then the one among all: a user who starts a hundred
+        // great programs keeps nobody waiting but itself.
+        let turn = self.turn_of(uid).acquire_owned().await.ok()?;
+        let reader = Arc::clone(&self.readers).acquire_owned().await.ok()?;
+        // A hundred processes of one new program started together: the first one read it.
         if let Some(digest) = self.find(&key) {
-            return Ok(Some(digest));
+            return Some(digest);
         }
-        let read = spawn_blocking(move || exe.sha256(bytes_max)).await;
-        let read = read.map_err(|error| AttestError::Io {
-            what: "read the executable",
-            source: std::io::Error::other(error),
-        })?;
-        let Some((key, digest)) = read else { return Ok(None) };
-        if key.settled_at(now) {
-            self.shelf().keep(key, digest, self.entries_max);
-        }
-        Ok(Some(digest))
+        let (shelf, entries_max) = (Arc::clone(&self.shelf), self.entries_max);
+        let read = spawn_blocking(move || {
+            // The turns end with the reading and not with the caller, who may hang up and call again
+            // while the disk is still busy with the last call.
+            let _turns = (turn, reader);
+            let (key, digest) = exe.sha256(bytes_max)?;
+            if key.settled_at(now) {
+                lock(&shelf).keep(key, digest, entries_max);
+            }
+            Some(digest)
+        });
+        read.await.ok().flatten()
     }
 
     fn find(&self, key: &FileKey) -> Option<[u8; 32]> {
-        self.shelf().find(key)
+        lock(&self.shelf).find(key)
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        // Every change leaves the shelf usable, so a panic elsewhere does not spoil it.
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    fn turn_of(&self, uid: u32) -> Arc<Semaphore> {
+        let mut turns = lock(&self.turns);
+        // Held by nobody but this map: that user waits for nothing.
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(uid).or_insert_with(|| Arc::new(Semaphore::new(1))))
     }
+}
+
+/// Every change leaves what is behind these locks usable, so a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -175,5 +186,17 @@ mod tests {
         assert!(key(1).settled_at(Timestamp(7_000)));
         // A clock that was set back must not make the future look settled.
         assert!(!key(1).settled_at(Timestamp(0)));
+    }
+
+    #[tokio::test]
+    async fn a_user_with_many_programs_keeps_only_itself_waiting() {
+        let cache = HashCache::new(2);
+        let busy = cache.turn_of(7).try_acquire_owned().unwrap();
+        assert!(cache.turn_of(7).try_acquire_owned().is_err());
+        assert!(cache.turn_of(8).try_acquire_owned().is_ok());
+        drop(busy);
+        assert!(cache.turn_of(7).try_acquire_owned().is_ok());
+        drop(cache.turn_of(9));
+        assert_eq!(lock(&cache.turns).len(), 1);
     }
 }

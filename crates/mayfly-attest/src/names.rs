@@ -5,15 +5,20 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use mayfly_core::time::{Span, Timestamp};
 use nix::unistd::{Gid, Group, Uid, User};
-use tokio::task::spawn_blocking;
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 /// How long an answer serves.
 const FRESH: Span = Span::from_secs(60);
+/// How long a caller waits for its names before it is judged without them.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Threads that ask at the same time.
+const ASKERS_MAX: usize = 4;
 /// Answers kept; beyond that, names are asked each time.
 const ENTRIES_MAX: usize = 4096;
 
@@ -34,12 +39,17 @@ impl Account {
 }
 
 /// A bounded, short memory of account names.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Names {
     known: Mutex<BTreeMap<Account, (Option<String>, Timestamp)>>,
+    askers: Arc<Semaphore>,
 }
 
 impl Names {
+    pub(crate) fn new() -> Self {
+        Self { known: Mutex::default(), askers: Arc::new(Semaphore::new(ASKERS_MAX)) }
+    }
+
     /// The names of a user and of a group.
     pub(crate) async fn of(
         &self,
@@ -51,13 +61,23 @@ impl Names {
         if let (Some(user), Some(group)) = (self.fresh(user, now), self.fresh(group, now)) {
             return (user, group);
         }
-        // A lookup that panicked gave no name, and is not remembered.
-        let Ok(found) = spawn_blocking(move || (user.ask(), group.ask())).await else {
+        // Nothing found in time is no evidence, and is not remembered.
+        let Ok(Some(found)) = timeout(PATIENCE, self.ask(user, group)).await else {
             return (None, None);
         };
         self.keep(user, &found.0, now);
         self.keep(group, &found.1, now);
         found
+    }
+
+    async fn ask(&self, user: Account, group: Account) -> Option<(Option<String>, Option<String>)> {
+        let turn = Arc::clone(&self.askers).acquire_owned().await.ok()?;
+        let found = spawn_blocking(move || {
+            // A name service that hangs keeps these few threads, however many callers give up.
+            let _turn = turn;
+            (user.ask(), group.ask())
+        });
+        found.await.ok()
     }
 
     fn fresh(&self, account: Account, now: Timestamp) -> Option<Option<String>> {
