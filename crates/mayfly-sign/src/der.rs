@@ -1,0 +1,130 @@
+//! A DER writer, as small as the certificate form needs it.
+
+use mayfly_core::Timestamp;
+use time::OffsetDateTime;
+
+use crate::error::SignError;
+
+pub(crate) const INTEGER: u8 = 0x02;
+pub(crate) const BIT_STRING: u8 = 0x03;
+pub(crate) const OCTET_STRING: u8 = 0x04;
+pub(crate) const SEQUENCE: u8 = 0x30;
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
+
+/// `AlgorithmIdentifier { ecdsa-with-SHA256 }`, without parameters (RFC 5758 §3.2).
+pub(crate) const ECDSA_WITH_SHA256: &[u8] =
+    &[0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+
+/// A P-256 `SubjectPublicKeyInfo` up to its point (RFC 5480 §2).
+pub(crate) const P256_SPKI_PREFIX: &[u8] = &[
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+
+/// Writes a value whose length is known only once its content stands.
+pub(crate) fn nest(out: &mut Vec<u8>, tag: u8, content: impl FnOnce(&mut Vec<u8>)) {
+    out.push(tag);
+    out.push(0);
+    let start = out.len();
+    content(out);
+    let length = out.len() - start;
+    let octets = length.to_be_bytes();
+    let significant = octets.iter().position(|octet| *octet != 0).unwrap_or(octets.len());
+    let long = octets.get(significant..).unwrap_or_default();
+    let first = match (long, u8::try_from(long.len())) {
+        ([short @ ..=0x7f], _) => *short,
+        ([], _) => 0,
+        (_, Ok(count)) => {
+            out.splice(start..start, long.iter().copied());
+            0x80 | count
+        }
+        (_, Err(_)) => return, // A length of more than 255 octets does not fit into a usize.
+    };
+    if let Some(place) = out.get_mut(start - 1) {
+        *place = first;
+    }
+}
+
+/// Writes a value whose content stands already.
+pub(crate) fn put(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
+    nest(out, tag, |out| out.extend_from_slice(content));
+}
+
+/// A `Time`: two digits for the year until 2049, four from 2050 on (RFC 5280 §4.1.2.5).
+pub(crate) fn put_time(out: &mut Vec<u8>, at: Timestamp) -> Result<(), SignError> {
+    let date = calendar(at)?;
+    let year = date.year();
+    let (century, short) = (year / 100, year % 100);
+    let tag = if (1950..2050).contains(&year) { UTC_TIME } else { GENERALIZED_TIME };
+    nest(out, tag, |out| {
+        if tag == GENERALIZED_TIME {
+            put_two_digits(out, century);
+        }
+        put_two_digits(out, short);
+        let rest = [u8::from(date.month()), date.day(), date.hour(), date.minute(), date.second()];
+        for part in rest {
+            put_two_digits(out, i32::from(part));
+        }
+        out.push(b'Z');
+    });
+    Ok(())
+}
+
+/// The calendar's view of an instant, up to the year 9999: later ones cannot be written.
+pub(crate) fn calendar(at: Timestamp) -> Result<OffsetDateTime, SignError> {
+    i64::try_from(at.seconds())
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .ok_or(SignError::TimeOutOfRange(at.0))
+}
+
+fn put_two_digits(out: &mut Vec<u8>, number: i32) {
+    for digit in [number / 10 % 10, number % 10] {
+        out.push(b'0' + u8::try_from(digit).unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_take_the_shortest_form() {
+        for (length, header) in [
+            (0, vec![4, 0]),
+            (127, vec![4, 127]),
+            (128, vec![4, 0x81, 128]),
+            (255, vec![4, 0x81, 255]),
+            (256, vec![4, 0x82, 1, 0]),
+            (65_536, vec![4, 0x83, 1, 0, 0]),
+        ] {
+            let mut out = Vec::new();
+            put(&mut out, OCTET_STRING, &vec![7; length]);
+            assert_eq!(out[..header.len()], header, "of {length}");
+            assert_eq!(out.len(), header.len() + length);
+        }
+    }
+
+    #[test]
+    fn times_change_their_form_at_2050_and_end_with_9999() {
+        let written = |seconds: u64| {
+            let mut out = Vec::new();
+            put_time(&mut out, Timestamp(seconds * 1000)).map(|()| {
+                let text = String::from_utf8(out.split_off(2)).unwrap();
+                (out[0], text)
+            })
+        };
+        assert_eq!(written(0).unwrap(), (UTC_TIME, "700101000000Z".to_owned()));
+        assert_eq!(written(2_524_607_999).unwrap(), (UTC_TIME, "491231235959Z".to_owned()));
+        assert_eq!(
+            written(2_524_608_000).unwrap(),
+            (GENERALIZED_TIME, "20500101000000Z".to_owned())
+        );
+        assert_eq!(
+            written(253_402_300_799).unwrap(),
+            (GENERALIZED_TIME, "99991231235959Z".to_owned())
+        );
+        assert!(matches!(written(253_402_300_800), Err(SignError::TimeOutOfRange(_))));
+    }
+}

@@ -1,0 +1,482 @@
+//! The authorities of a trust domain, and their automatic rotation.
+//!
+//! Of each kind there is one active authority, at most one prepared successor, and the old ones whose
+//! credentials may still be about. All of them are published. With a life of *T* for an authority and
+//! at most *C* for a credential, where *T* ≥ 8 *C*:
+//!
+//! ```text
+//!  born        T/2            3T/4                    3T/4 + C + margin      T
+//!   │  signs    │ successor    │ successor signs,      │ no longer           │ notAfter
+//!   │           │ published    │ this one is old       │ published           │
+//! ```
+//!
+//! A successor is known for *T*/4 ≥ 2 *C*, four renewals at half life, before it signs. The last
+//! credential that the old one signed ends at 3*T*/4 + *C* ≤ *T*, so no credential is cut short by its
+//! authority, and the old one stays published until that credential has expired.
+//!
+//! The ring is a function of time: it says when it wants to be called ([`KeyRing::poll_timeout`]) and
+//! what it did ([`KeyRing::handle_timeout`]). A ring that lives in a directory writes what it is about
+//! to do before anyone can see it, so a crash never forgets a key that was published or has signed.
+
+use std::{path::Path, sync::Arc};
+
+use mayfly_core::{Kind, Span, Timestamp, TrustDomain, limits};
+use serde::Serialize;
+
+use crate::{
+    authority::{Jwk, JwtAuthority, X509Authority},
+    crl,
+    error::SignError,
+    keydir::KeyDir,
+    signer::{PublicUrl, Signer},
+};
+
+/// How long to leave a disk alone that did not take a new key.
+const RETRY: Span = Span::from_secs(1);
+
+/// How long authorities live, and how long what they sign may live.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RotationPolicy {
+    ca_ttl: Span,
+    jwt_key_ttl: Span,
+    credential_ttl_max: Span,
+}
+
+impl RotationPolicy {
+    /// How many credential lives fit into an authority's life, at least.
+    pub const CREDENTIALS_PER_AUTHORITY: u64 = 8;
+    /// An authority's life where the configuration is silent.
+    pub const AUTHORITY_TTL_DEFAULT: Span = Span::from_secs(24 * 3600);
+
+    /// A policy, if the lives fit into each other.
+    ///
+    /// # Errors
+    /// [`SignError::Policy`] if an authority would not live eight times as long as a credential.
+    pub fn new(
+        ca_ttl: Span,
+        jwt_key_ttl: Span,
+        credential_ttl_max: Span,
+    ) -> Result<Self, SignError> {
+        if credential_ttl_max < limits::CREDENTIAL_TTL_MIN {
+            return Err(SignError::Policy("credentials live for less than two seconds"));
+        }
+        let least = credential_ttl_max.0.saturating_mul(Self::CREDENTIALS_PER_AUTHORITY);
+        if ca_ttl.0.min(jwt_key_ttl.0) < least {
+            return Err(SignError::Policy(
+                "an authority has to live at least eight times as long as a credential",
+            ));
+        }
+        Ok(Self { ca_ttl, jwt_key_ttl, credential_ttl_max })
+    }
+
+    /// The usual policy for credentials that live for at most `credential_ttl_max`: a day, or eight
+    /// times as long as a credential if that is more.
+    #[must_use]
+    pub fn for_credentials(credential_ttl_max: Span) -> Self {
+        let credential_ttl_max = credential_ttl_max.max(limits::CREDENTIAL_TTL_MIN);
+        let least = credential_ttl_max.0.saturating_mul(Self::CREDENTIALS_PER_AUTHORITY);
+        let ttl = Span(least).max(Self::AUTHORITY_TTL_DEFAULT);
+        Self { ca_ttl: ttl, jwt_key_ttl: ttl, credential_ttl_max }
+    }
+
+    /// How long an old authority stays published: until its last credential has expired, and a
+    /// margin for clocks that are behind and for a signature that was under way.
+    fn afterlife(&self) -> Span {
+        let margin = limits::FORGET_AFTER.min(self.credential_ttl_max);
+        Span(self.credential_ttl_max.0.saturating_add(margin.0))
+    }
+}
+
+/// One step of a rotation, with the key that it is about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum RotationStep {
+    /// A successor was made. It is published from now on and signs nothing yet.
+    Prepared(Kind, String),
+    /// The successor signs.
+    Activated(Kind, String),
+    /// An old authority is no longer published: all it signed has expired.
+    Retired(Kind, String),
+}
+
+/// What an authority does at the moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Standing {
+    /// It signs.
+    Active,
+    /// It will sign next.
+    Prepared,
+    /// It has signed, and is published until the given instant.
+    Old(Timestamp),
+}
+
+/// An authority, for listings.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AuthorityView {
+    /// Certificates or tokens.
+    pub kind: Kind,
+    /// Its key's name: the subject key identifier, or the `kid`.
+    pub key_id: String,
+    /// What it does.
+    pub standing: Standing,
+    /// When it was made.
+    pub born: Timestamp,
+    /// When it ends.
+    pub expires: Timestamp,
+}
+
+/// What rotation has to know of an authority.
+pub(crate) trait Rotates {
+    fn key_id(&self) -> &str;
+    fn born(&self) -> Timestamp;
+    fn expires(&self) -> Timestamp;
+}
+
+impl Rotates for X509Authority {
+    fn key_id(&self) -> &str {
+        self.key_id()
+    }
+    fn born(&self) -> Timestamp {
+        self.born()
+    }
+    fn expires(&self) -> Timestamp {
+        self.not_after()
+    }
+}
+
+impl Rotates for JwtAuthority {
+    fn key_id(&self) -> &str {
+        self.key_id()
+    }
+    fn born(&self) -> Timestamp {
+        self.born()
+    }
+    fn expires(&self) -> Timestamp {
+        self.expires()
+    }
+}
+
+/// The authorities of one kind.
+#[derive(Debug)]
+pub(crate) struct Track<A> {
+    pub(crate) active: Arc<A>,
+    pub(crate) prepared: Option<Arc<A>>,
+    /// Newest first, each with the instant at which it is withdrawn.
+    pub(crate) old: Vec<(Arc<A>, Timestamp)>,
+}
+
+impl<A> Clone for Track<A> {
+    fn clone(&self) -> Self {
+        Self {
+            active: Arc::clone(&self.active),
+            prepared: self.prepared.clone(),
+            old: self.old.clone(),
+        }
+    }
+}
+
+impl<A: Rotates> Track<A> {
+    fn new(active: A) -> Self {
+        Self { active: Arc::new(active), prepared: None, old: Vec::new() }
+    }
+
+    /// All that is published, active first.
+    pub(crate) fn published(&self) -> impl Iterator<Item = (&Arc<A>, Standing)> {
+        let old = self.old.iter().map(|(old, until)| (old, Standing::Old(*until)));
+        [(&self.active, Standing::Active)]
+            .into_iter()
+            .chain(self.prepared.iter().map(|next| (next, Standing::Prepared)))
+            .chain(old)
+    }
+
+    /// A part of the active one's life, counted from its birth.
+    fn quarters(&self, quarters: u64) -> Timestamp {
+        let life = self.active.expires().since(self.active.born());
+        self.active.born().plus(Span(life.0 / 4 * quarters))
+    }
+
+    /// When the successor takes over: late enough to be known everywhere, early enough that what
+    /// the active one signs until then does not outlive it. If both cannot be had, because the
+    /// broker was not running, the second counts: a caller is connected, and hears of the new
+    /// authority before its next certificate.
+    fn activate_at(&self, next: &A, policy: &RotationPolicy) -> Timestamp {
+        let known = next.born().plus(policy.credential_ttl_max);
+        let wish = self.quarters(3).max(known);
+        let latest = self.active.expires().minus(policy.credential_ttl_max);
+        wish.min(latest).max(next.born())
+    }
+
+    fn poll_timeout(&self, policy: &RotationPolicy) -> Timestamp {
+        let turn = match &self.prepared {
+            Some(next) => self.activate_at(next, policy),
+            None => self.quarters(2),
+        };
+        self.old.iter().map(|(_, until)| *until).fold(turn, Timestamp::min)
+    }
+
+    /// Takes all the steps that are due.
+    fn handle_timeout(
+        &mut self,
+        now: Timestamp,
+        (kind, policy): (Kind, &RotationPolicy),
+        steps: &mut Vec<RotationStep>,
+        make: impl FnOnce() -> Result<A, SignError>,
+    ) -> Result<(), SignError> {
+        if self.prepared.is_none() && now >= self.quarters(2) {
+            let next = make()?;
+            steps.push(RotationStep::Prepared(kind, next.key_id().to_owned()));
+            self.prepared = Some(Arc::new(next));
+        }
+        let due = self.prepared.as_ref().is_some_and(|next| now >= self.activate_at(next, policy));
+        if let Some(next) = self.prepared.take_if(|_| due) {
+            steps.push(RotationStep::Activated(kind, next.key_id().to_owned()));
+            let old = std::mem::replace(&mut self.active, next);
+            self.old.insert(0, (old, now.plus(policy.afterlife())));
+        }
+        self.old.retain(|(old, until)| {
+            let stays = now < *until;
+            if !stays {
+                steps.push(RotationStep::Retired(kind, old.key_id().to_owned()));
+            }
+            stays
+        });
+        Ok(())
+    }
+}
+
+/// The authorities of both kinds, as they are stored and swapped: as a whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Authorities {
+    pub(crate) x509: Track<X509Authority>,
+    pub(crate) jwt: Track<JwtAuthority>,
+}
+
+/// All authorities of one trust domain.
+#[derive(Debug)]
+pub struct KeyRing {
+    trust_domain: TrustDomain,
+    policy: RotationPolicy,
+    public_url: Option<PublicUrl>,
+    authorities: Authorities,
+    home: Option<KeyDir>,
+    retry_at: Option<Timestamp>,
+    signer: Arc<Signer>,
+}
+
+impl KeyRing {
+    /// New authorities that live in memory only.
+    ///
+    /// # Errors
+    /// [`SignError`] if there is no randomness, or `now` is beyond the calendar.
+    pub fn create(
+        trust_domain: TrustDomain,
+        policy: RotationPolicy,
+        now: Timestamp,
+    ) -> Result<Self, SignError> {
+        let x509 = X509Authority::generate(&trust_domain, now, policy.ca_ttl)?;
+        let authorities = Authorities {
+            x509: Track::new(x509),
+            jwt: Track::new(JwtAuthority::generate(now, policy.jwt_key_ttl)?),
+        };
+        Ok(Self::assemble(trust_domain, policy, authorities, None))
+    }
+
+    /// The authorities that live in `dir`; new ones if it is empty or not there.
+    ///
+    /// They may have slept for long: call [`handle_timeout`](Self::handle_timeout) before serving.
+    ///
+    /// # Errors
+    /// [`SignError::KeyDir`] if what is there is not ours, not private or not sound. A directory that
+    /// is not understood is never replaced by new keys: that would silently end every credential.
+    pub fn open(
+        dir: &Path,
+        trust_domain: TrustDomain,
+        policy: RotationPolicy,
+        now: Timestamp,
+    ) -> Result<Self, SignError> {
+        let home = KeyDir::prepare(dir)?;
+        if let Some(authorities) = home.load(&trust_domain)? {
+            return Ok(Self::assemble(trust_domain, policy, authorities, Some(home)));
+        }
+        let mut ring = Self::create(trust_domain, policy, now)?;
+        home.begin(&ring.trust_domain)?;
+        home.save(&ring.trust_domain, &ring.authorities)?;
+        ring.home = Some(home);
+        Ok(ring)
+    }
+
+    /// The authorities that live in `dir`, which has to hold some.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and if there are none.
+    pub fn load(
+        dir: &Path,
+        trust_domain: TrustDomain,
+        policy: RotationPolicy,
+    ) -> Result<Self, SignError> {
+        let home = KeyDir::existing(dir)?;
+        let authorities = home.load(&trust_domain)?.ok_or_else(|| home.missing())?;
+        Ok(Self::assemble(trust_domain, policy, authorities, Some(home)))
+    }
+
+    /// Writes the authorities to `dir`. A ring that was opened there does so by itself.
+    ///
+    /// # Errors
+    /// [`SignError::KeyDir`] if `dir` is not ours or not private, or the disk does not take it.
+    pub fn save(&self, dir: &Path) -> Result<(), SignError> {
+        Ok(KeyDir::prepare(dir)?.save(&self.trust_domain, &self.authorities)?)
+    }
+
+    /// The same ring, whose credentials say under `url` where their revocation is published.
+    #[must_use]
+    pub fn with_public_url(mut self, url: Option<PublicUrl>) -> Self {
+        self.public_url = url;
+        self.renew_signer();
+        self
+    }
+
+    fn assemble(
+        trust_domain: TrustDomain,
+        policy: RotationPolicy,
+        authorities: Authorities,
+        home: Option<KeyDir>,
+    ) -> Self {
+        let signer = Signer::new(
+            trust_domain.clone(),
+            Arc::clone(&authorities.x509.active),
+            Arc::clone(&authorities.jwt.active),
+            None,
+        );
+        Self {
+            trust_domain,
+            policy,
+            public_url: None,
+            authorities,
+            home,
+            retry_at: None,
+            signer: Arc::new(signer),
+        }
+    }
+
+    fn renew_signer(&mut self) {
+        self.signer = Arc::new(Signer::new(
+            self.trust_domain.clone(),
+            Arc::clone(&self.authorities.x509.active),
+            Arc::clone(&self.authorities.jwt.active),
+            self.public_url.clone(),
+        ));
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do next. May be in the past.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Timestamp {
+        let x509 = self.authorities.x509.poll_timeout(&self.policy);
+        let jwt = self.authorities.jwt.poll_timeout(&self.policy);
+        x509.min(jwt).max(self.retry_at.unwrap_or_default())
+    }
+
+    /// Takes all the steps that are due at `now`, in the order in which they are to be told.
+    ///
+    /// After any step the bundle has changed; after `Activated`, [`signer`](Self::signer) has too.
+    /// Credentials that were signed before remain valid, so nobody has to be called back.
+    ///
+    /// # Errors
+    /// [`SignError`] if a key could not be made or stored. Then nothing has changed, the active
+    /// authorities go on signing, and [`poll_timeout`](Self::poll_timeout) asks for another try.
+    pub fn handle_timeout(&mut self, now: Timestamp) -> Result<Vec<RotationStep>, SignError> {
+        let outcome = self.rotate(now);
+        self.retry_at = outcome.is_err().then(|| now.plus(RETRY));
+        outcome
+    }
+
+    fn rotate(&mut self, now: Timestamp) -> Result<Vec<RotationStep>, SignError> {
+        let mut next = self.authorities.clone();
+        let mut steps = Vec::new();
+        let policy = &self.policy;
+        next.x509.handle_timeout(now, (Kind::X509, policy), &mut steps, || {
+            X509Authority::generate(&self.trust_domain, now, policy.ca_ttl)
+        })?;
+        next.jwt.handle_timeout(now, (Kind::Jwt, policy), &mut steps, || {
+            JwtAuthority::generate(now, policy.jwt_key_ttl)
+        })?;
+        if steps.is_empty() {
+            return Ok(steps);
+        }
+        // On disk first: a key that was shown and then forgotten could not be published again.
+        if let Some(home) = &self.home {
+            home.save(&self.trust_domain, &next)?;
+        }
+        self.authorities = next;
+        self.renew_signer();
+        Ok(steps)
+    }
+
+    /// The active authorities. Cheap; a signature under way keeps the ones it began with.
+    #[must_use]
+    pub fn signer(&self) -> Arc<Signer> {
+        Arc::clone(&self.signer)
+    }
+
+    /// Whose authorities these are.
+    #[must_use]
+    pub const fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The X.509 bundle: certificates in DER, the active one first, then prepared, then old.
+    #[must_use]
+    pub fn x509_bundle(&self) -> Vec<Vec<u8>> {
+        self.authorities
+            .x509
+            .published()
+            .map(|(authority, _)| authority.certificate_der().to_vec())
+            .collect()
+    }
+
+    /// The JWT bundle: a JWK Set (RFC 7517 §5) in the same order.
+    ///
+    /// `kty`, `kid`, `crv`, `x`, `y` and nothing else, which is what SPIRE's Workload API sends and
+    /// all clients have seen. A `use` is for SPIFFE bundle documents, which mix keys of two uses.
+    #[must_use]
+    pub fn jwks(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct JwkSet<'a> {
+            keys: Vec<&'a Jwk>,
+        }
+        let keys = self.authorities.jwt.published().map(|(authority, _)| authority.jwk()).collect();
+        // Strings into memory: there is nothing that could fail.
+        serde_json::to_vec(&JwkSet { keys }).unwrap_or_default()
+    }
+
+    /// Everything that is published, for listings.
+    #[must_use]
+    pub fn authorities(&self) -> Vec<AuthorityView> {
+        let x509 = self.authorities.x509.published().map(|(a, s)| view(Kind::X509, &**a, s));
+        let jwt = self.authorities.jwt.published().map(|(a, s)| view(Kind::Jwt, &**a, s));
+        x509.chain(jwt).collect()
+    }
+
+    /// A revocation list by each published X.509 authority, in the order of the bundle, with the
+    /// authority's key id.
+    ///
+    /// # Errors
+    /// As [`crl::issue`].
+    pub fn crls(&self, contents: &crl::Contents<'_>) -> Result<Vec<(String, Vec<u8>)>, SignError> {
+        self.authorities
+            .x509
+            .published()
+            .map(|(authority, _)| {
+                Ok((authority.key_id().to_owned(), crl::issue(authority, contents)?))
+            })
+            .collect()
+    }
+}
+
+fn view(kind: Kind, authority: &impl Rotates, standing: Standing) -> AuthorityView {
+    AuthorityView {
+        kind,
+        key_id: authority.key_id().to_owned(),
+        standing,
+        born: authority.born(),
+        expires: authority.expires(),
+    }
+}

@@ -1,0 +1,275 @@
+//! Writes X.509-SVIDs: a fixed form with blanks.
+//!
+//! Every leaf of one authority is the same but for its serial, its dates, its key and its SPIFFE ID.
+//! What does not change is encoded once, when the authority becomes active; a leaf is then four
+//! blanks, a hash and the signature. No general encoder, no second parse of the key.
+//!
+//! The profile (X509-SVID §4, and what shipped clients demand beyond it):
+//!
+//! - *Subject* `O=Mayfly`, the same for all. It means nothing to SPIFFE, but an empty one would force
+//!   the subject alternative name to be critical, and makes proxies that log or map the subject
+//!   (nginx, PostgreSQL, Java's hostname code) treat the peer as nobody. It differs from every
+//!   authority's name, so no leaf looks self-issued. Task and trust domain do not stand in it: a
+//!   name has room for 64 characters, and there should be one place to read an identity from.
+//! - *Basic constraints* are present though they say what is the default: the Python and the Rust
+//!   client refuse a leaf without them.
+//! - *Key usage* `digitalSignature` alone; with ECDHE nothing else is needed.
+//! - *The task* is carried by the SPIFFE ID and by the serial, which is a place in the status
+//!   bitmaps. No extension of our own: nobody else would read it.
+//! - *A CRL distribution point* only if there is a public URL under which it can be fetched.
+
+use std::fmt;
+
+use mayfly_core::{Grant, Kind, Serial, SpiffeId, Timestamp};
+use zeroize::Zeroizing;
+
+use crate::{
+    authority::X509Authority,
+    der::{
+        BIT_STRING, ECDSA_WITH_SHA256, INTEGER, OCTET_STRING, P256_SPKI_PREFIX, SEQUENCE, nest,
+        put, put_time,
+    },
+    error::SignError,
+    keys::{LeafKey, PublicPoint},
+    lint,
+    signer::Signer,
+};
+
+/// `[0] { INTEGER 2 }`: version 3.
+const VERSION_3: &[u8] = &[0xa0, 0x03, 0x02, 0x01, 0x02];
+/// `O=Mayfly`.
+pub(crate) const SUBJECT: &[u8] = &[
+    0x30, 0x11, 0x31, 0x0f, 0x30, 0x0d, 0x06, 0x03, 0x55, 0x04, 0x0a, 0x0c, 0x06, b'M', b'a', b'y',
+    b'f', b'l', b'y',
+];
+/// Key usage, critical: `digitalSignature`.
+const KEY_USAGE: &[u8] = &[
+    0x30, 0x0e, 0x06, 0x03, 0x55, 0x1d, 0x0f, 0x01, 0x01, 0xff, 0x04, 0x04, 0x03, 0x02, 0x07, 0x80,
+];
+/// Extended key usage: `serverAuth`, `clientAuth`.
+const EXTENDED_KEY_USAGE: &[u8] = &[
+    0x30, 0x1d, 0x06, 0x03, 0x55, 0x1d, 0x25, 0x04, 0x16, 0x30, 0x14, 0x06, 0x08, 0x2b, 0x06, 0x01,
+    0x05, 0x05, 0x07, 0x03, 0x01, 0x06, 0x08, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02,
+];
+/// Basic constraints, critical: not an authority.
+const BASIC_CONSTRAINTS: &[u8] =
+    &[0x30, 0x0c, 0x06, 0x03, 0x55, 0x1d, 0x13, 0x01, 0x01, 0xff, 0x04, 0x02, 0x30, 0x00];
+const OID_SUBJECT_KEY_IDENTIFIER: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x0e];
+const OID_SUBJECT_ALT_NAME: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x11];
+const OID_CRL_DISTRIBUTION_POINTS: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x1f];
+const OID_AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x23];
+/// `uniformResourceIdentifier [6]`, in a `GeneralName`.
+const URI: u8 = 0x86;
+/// `[0]` with content, and without.
+const CONTEXT_0: u8 = 0xa0;
+const CONTEXT_0_PRIMITIVE: u8 = 0x80;
+/// `extensions [3]`.
+const CONTEXT_3: u8 = 0xa3;
+
+/// Octets of a leaf beyond its URIs; a bit more than it takes, so that no buffer has to grow.
+const LEAF_BYTES: usize = 640;
+
+/// A signed certificate, for a key that its owner holds.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Certificate {
+    /// The leaf in DER. There is no intermediate: the authority itself is in the bundle.
+    pub chain_der: Vec<u8>,
+    /// Its name, and its place in the status bitmaps.
+    pub serial: Serial,
+    /// Its first second.
+    pub not_before: Timestamp,
+    /// Its last second: the grant's, or the authority's if that comes first.
+    pub not_after: Timestamp,
+    /// Whom it names.
+    pub spiffe_id: SpiffeId,
+}
+
+/// A signed certificate with the key that was made for it.
+pub struct X509Svid {
+    /// The leaf in DER. There is no intermediate: the authority itself is in the bundle.
+    pub chain_der: Vec<u8>,
+    /// The private key, as an unencrypted PKCS#8 document.
+    pub key_pkcs8: Zeroizing<Vec<u8>>,
+    /// Its name, and its place in the status bitmaps.
+    pub serial: Serial,
+    /// Its first second.
+    pub not_before: Timestamp,
+    /// Its last second: the grant's, or the authority's if that comes first.
+    pub not_after: Timestamp,
+    /// Whom it names.
+    pub spiffe_id: SpiffeId,
+}
+
+impl fmt::Debug for X509Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "X509Svid({}, {}, ..)", self.spiffe_id, self.serial)
+    }
+}
+
+/// Signs a certificate for a key of our making. Uses up the grant and the key.
+///
+/// # Errors
+/// [`SignError`] if the grant is not for this signer, or the certificate does not read back as
+/// granted. Nothing is released then.
+pub fn issue(grant: Grant, signer: &Signer, key: LeafKey) -> Result<X509Svid, SignError> {
+    let certificate = issue_for_public_key(grant, signer, key.public())?;
+    Ok(X509Svid {
+        chain_der: certificate.chain_der,
+        key_pkcs8: key.into_pkcs8(),
+        serial: certificate.serial,
+        not_before: certificate.not_before,
+        not_after: certificate.not_after,
+        spiffe_id: certificate.spiffe_id,
+    })
+}
+
+/// Signs a certificate for a key that somebody brought along. Uses up the grant.
+///
+/// # Errors
+/// [`SignError`] if the grant is not for this signer, or the certificate does not read back as
+/// granted. Nothing is released then.
+pub fn issue_for_public_key(
+    grant: Grant,
+    signer: &Signer,
+    key: &PublicPoint,
+) -> Result<Certificate, SignError> {
+    signer.admit(&grant, Kind::X509)?;
+    let authority = signer.x509();
+    // A chain is no longer valid than its shortest part, so the leaf says so itself. Rotation leaves
+    // room for the longest leaf: this matters only after a machine has slept through a rotation.
+    let not_after = grant.not_after().floor_to_second().min(authority.not_after());
+    let blanks = Blanks {
+        serial: grant.serial(),
+        spiffe_id: grant.spiffe_id(),
+        not_before: grant.not_before().floor_to_second(),
+        not_after,
+        key,
+    };
+    if blanks.not_before >= not_after {
+        return Err(SignError::AuthorityExpired(authority.key_id().to_owned()));
+    }
+    let template = signer.template();
+    let chain_der = template.fill(&blanks, authority)?;
+    lint::check(&chain_der, &template.expect(&blanks, authority))?;
+    Ok(Certificate {
+        chain_der,
+        serial: *grant.serial(),
+        not_before: blanks.not_before,
+        not_after,
+        spiffe_id: grant.spiffe_id().clone(),
+    })
+}
+
+/// What differs between the leaves of one authority.
+struct Blanks<'a> {
+    serial: &'a Serial,
+    spiffe_id: &'a SpiffeId,
+    not_before: Timestamp,
+    not_after: Timestamp,
+    key: &'a PublicPoint,
+}
+
+/// The parts that all leaves of one authority share, encoded once.
+pub(crate) struct Template {
+    /// Signature algorithm and issuer.
+    head: Vec<u8>,
+    /// The extensions that do not vary.
+    extensions: Vec<u8>,
+    crl_url: Option<String>,
+}
+
+impl Template {
+    pub(crate) fn new(authority: &X509Authority, crl_url: Option<String>) -> Self {
+        let mut head = ECDSA_WITH_SHA256.to_vec();
+        head.extend_from_slice(authority.name_der());
+        let mut extensions = [KEY_USAGE, EXTENDED_KEY_USAGE, BASIC_CONSTRAINTS].concat();
+        put_extension(&mut extensions, OID_AUTHORITY_KEY_IDENTIFIER, |out| {
+            nest(out, SEQUENCE, |out| put(out, CONTEXT_0_PRIMITIVE, authority.identifier()));
+        });
+        if let Some(url) = &crl_url {
+            put_extension(&mut extensions, OID_CRL_DISTRIBUTION_POINTS, |out| {
+                put_distribution_point(out, url);
+            });
+        }
+        Self { head, extensions, crl_url }
+    }
+
+    /// Fills in the blanks and signs.
+    fn fill(&self, blanks: &Blanks<'_>, authority: &X509Authority) -> Result<Vec<u8>, SignError> {
+        let room = LEAF_BYTES + blanks.spiffe_id.as_str().len() + self.extensions.len();
+        let mut validity = Vec::with_capacity(40);
+        put_time(&mut validity, blanks.not_before)?;
+        put_time(&mut validity, blanks.not_after)?;
+        let mut body = Vec::with_capacity(room);
+        nest(&mut body, SEQUENCE, |out| {
+            out.extend_from_slice(VERSION_3);
+            // The serial's first octet is 1: positive, and of fixed length.
+            put(out, INTEGER, blanks.serial.as_bytes());
+            out.extend_from_slice(&self.head);
+            put(out, SEQUENCE, &validity);
+            out.extend_from_slice(SUBJECT);
+            out.extend_from_slice(P256_SPKI_PREFIX);
+            out.extend_from_slice(blanks.key.as_bytes());
+            nest(out, CONTEXT_3, |out| {
+                nest(out, SEQUENCE, |out| self.put_extensions(out, blanks));
+            });
+        });
+        let signature = authority.key().sign(&body)?;
+        let mut certificate = Vec::with_capacity(room);
+        nest(&mut certificate, SEQUENCE, |out| {
+            out.extend_from_slice(&body);
+            out.extend_from_slice(ECDSA_WITH_SHA256);
+            nest(out, BIT_STRING, |out| {
+                out.push(0); // No unused bits.
+                out.extend_from_slice(signature.as_ref());
+            });
+        });
+        Ok(certificate)
+    }
+
+    fn put_extensions(&self, out: &mut Vec<u8>, blanks: &Blanks<'_>) {
+        out.extend_from_slice(&self.extensions);
+        put_extension(out, OID_SUBJECT_KEY_IDENTIFIER, |out| {
+            put(out, OCTET_STRING, &blanks.key.identifier());
+        });
+        put_extension(out, OID_SUBJECT_ALT_NAME, |out| {
+            nest(out, SEQUENCE, |out| put(out, URI, blanks.spiffe_id.as_str().as_bytes()));
+        });
+    }
+
+    /// What the reader must find.
+    fn expect<'a>(
+        &'a self,
+        blanks: &Blanks<'a>,
+        authority: &'a X509Authority,
+    ) -> lint::Expected<'a> {
+        lint::Expected {
+            serial: blanks.serial,
+            spiffe_id: blanks.spiffe_id,
+            not_before: blanks.not_before,
+            not_after: blanks.not_after,
+            key: blanks.key,
+            issuer: authority,
+            crl_url: self.crl_url.as_deref(),
+        }
+    }
+}
+
+/// An extension that is not critical.
+fn put_extension(out: &mut Vec<u8>, oid: &[u8], value: impl FnOnce(&mut Vec<u8>)) {
+    nest(out, SEQUENCE, |out| {
+        out.extend_from_slice(oid);
+        nest(out, OCTET_STRING, value);
+    });
+}
+
+/// One distribution point with one full name (RFC 5280 §4.2.1.13).
+fn put_distribution_point(out: &mut Vec<u8>, url: &str) {
+    nest(out, SEQUENCE, |points| {
+        nest(points, SEQUENCE, |point| {
+            nest(point, CONTEXT_0, |name| {
+                nest(name, CONTEXT_0, |full_name| put(full_name, URI, url.as_bytes()));
+            });
+        });
+    });
+}
