@@ -103,7 +103,7 @@ impl Cgroup {
         }
     }
 
-    /// The path as /proc/<pid>/cgroup shows it, for [`mayfly_core::evidence::Holder::Cgroup`].
+    /// The path as `/proc/<pid>/cgroup` shows it, for [`mayfly_core::evidence::Holder::Cgroup`].
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path

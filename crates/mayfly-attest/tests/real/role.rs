@@ -116,7 +116,8 @@ impl Kid {
 
     /// Starts a process that does nothing for a long time.
     pub(crate) fn sleeper() -> Self {
-        Self::shell("exec sleep 1000")
+        let mut command = Command::new("sleep");
+        Self(command.arg("1000").stdin(Stdio::null()).spawn().expect("sleep starts"))
     }
 
     pub(crate) fn pid(&self) -> i32 {
