@@ -1,0 +1,194 @@
+//! An accepted connection: its octets on the way in pass through the `:authority` mend, its guest is
+//! known before the first of them, and it is cut when its door has closed and it does not go.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::UnixStream,
+};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::transport::server::Connected;
+
+use crate::{authority::Mend, guest::Guest, quota::Seat};
+
+/// A unix socket whose incoming octets are mended.
+#[derive(Debug)]
+pub struct Mended<S> {
+    inner: S,
+    mend: Mend,
+    /// Octets that the mend let go of and the reader had no room for.
+    ready: Option<u8>,
+}
+
+impl<S> Mended<S> {
+    /// Mends what comes out of `inner`.
+    #[must_use]
+    pub fn new(inner: S) -> Self {
+        Self { inner, mend: Mend::default(), ready: None }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Mended<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if out.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(octet) = self.ready.take() {
+            out.put_slice(&[octet]);
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            // One place is left free for an octet that was kept back; h2 reads by the kilobyte.
+            let room = out.remaining() - 1;
+            let this = &mut *self;
+            if room == 0 {
+                let mut one = [0_u8];
+                let mut small = ReadBuf::new(&mut one);
+                ready!(Pin::new(&mut this.inner).poll_read(context, &mut small))?;
+                if small.filled().is_empty() {
+                    this.mend.finish().into_iter().for_each(|octet| out.put_slice(&[octet]));
+                    return Poll::Ready(Ok(()));
+                }
+                let fed = this.mend.feed(small.filled_mut());
+                let fresh = small.filled().first().copied().filter(|_| fed.pass == 1);
+                let (first, second) = (fed.before.or(fresh), fed.before.and(fresh));
+                this.ready = second;
+                if let Some(octet) = first {
+                    out.put_slice(&[octet]);
+                    return Poll::Ready(Ok(()));
+                }
+                continue;
+            }
+            let mut part = ReadBuf::new(out.initialize_unfilled_to(room));
+            ready!(Pin::new(&mut this.inner).poll_read(context, &mut part))?;
+            let read = part.filled().len();
+            if read == 0 {
+                this.mend.finish().into_iter().for_each(|octet| out.put_slice(&[octet]));
+                return Poll::Ready(Ok(()));
+            }
+            let fed = this.mend.feed(part.filled_mut());
+            if let Some(before) = fed.before {
+                // The octets were read one place too early.
+                let area = out.initialize_unfilled_to(read + 1);
+                area.copy_within(..fed.pass, 1);
+                area.iter_mut().take(1).for_each(|first| *first = before);
+            }
+            let total = fed.pass + usize::from(fed.before.is_some());
+            out.advance(total);
+            if total > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Mended<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, octets)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+/// A connection as tonic takes it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    io: Mended<UnixStream>,
+    guest: Arc<Guest>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    _seat: Seat,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        socket: UnixStream,
+        guest: Guest,
+        cut: WaitForCancellationFutureOwned,
+        seat: Seat,
+    ) -> Self {
+        Self { io: Mended::new(socket), guest: Arc::new(guest), cut: Box::pin(cut), _seat: seat }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Arc<Guest>;
+
+    fn connect_info(&self) -> Arc<Guest> {
+        Arc::clone(&self.guest)
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.cut.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut self.io).poll_read(context, out)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, octets)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,119 @@
+//! The seam to whoever decides: what this crate asks, and in which words it is answered.
+//!
+//! In `mayfly up` the desk is a channel to the driver; in an agent it will be a stream to the broker.
+//! It is a trait so that the code which parses strangers' bytes does not link to the signer.
+
+use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use mayfly_core::{
+    Closing, Delta, Denial, Evidence, Identity, PolicyEpoch, RevocationSet, Serial, SpiffeId,
+    Timestamp, TrustDomain,
+};
+use tokio::sync::{broadcast, watch};
+
+/// An answer that may take a while: a task is being opened, a record written, a signature made.
+pub type Reply<T> = Pin<Box<dyn Future<Output = Result<T, Denial>> + Send>>;
+
+/// What time it is. The one clock of the process is read by whoever wires it.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Where callers' wishes go.
+pub trait Desk: Send + Sync + 'static {
+    /// Who this caller is. Never empty: nobody is [`Denial::NoIdentity`]. A caller whose task is being
+    /// opened is held, not refused.
+    fn introduce(&self, evidence: Evidence) -> Reply<Vec<Introduced>>;
+    /// A fresh certificate with a key of its own.
+    fn x509(&self, who: &Introduced) -> Reply<X509Svid>;
+    /// A fresh token for all of `audience`.
+    fn jwt(&self, who: &Introduced, audience: Vec<String>) -> Reply<JwtSvid>;
+    /// Whether `token` is good for `audience`, as far as the bundles of `who` can tell.
+    fn validate(&self, who: Vec<Introduced>, audience: String, token: String) -> Reply<Validated>;
+    /// The bundles as they are, and a wake-up whenever they change.
+    fn bundles(&self) -> watch::Receiver<Arc<Bundles>>;
+    /// What is revoked, and every change from there on.
+    fn follow(&self) -> Reply<Following>;
+}
+
+/// A revocation set and the deltas that come after it. Deltas that the set holds already may come
+/// first; a follower that falls behind sees `Lagged` and asks again.
+pub type Following = (RevocationSet, broadcast::Receiver<Arc<Delta>>);
+
+/// One identity of a caller, and how to hear about its task.
+#[derive(Clone, Debug)]
+pub struct Introduced {
+    /// Task, version, SPIFFE ID, hint, federation.
+    pub identity: Identity,
+    /// The edition of the profiles that this introduction rests on.
+    pub epoch: PolicyEpoch,
+    /// Wakes the streams of the task. It was marked as seen when the introduction was made, so that
+    /// what happened since is not missed.
+    pub news: watch::Receiver<Option<Closing>>,
+}
+
+/// A certificate, ready to be handed out.
+#[derive(Clone)]
+pub struct X509Svid {
+    /// Whom it names: the same as the leaf's URI SAN.
+    pub spiffe_id: SpiffeId,
+    /// Concatenated DER, leaf first, without the root.
+    pub chain: Bytes,
+    /// PKCS#8 DER.
+    pub key: Bytes,
+    /// From when it is valid.
+    pub not_before: Timestamp,
+    /// Until when.
+    pub not_after: Timestamp,
+    /// Its name.
+    pub serial: Serial,
+}
+
+impl fmt::Debug for X509Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("X509Svid")
+            .field("spiffe_id", &self.spiffe_id)
+            .field("serial", &self.serial)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A token, ready to be handed out.
+#[derive(Clone)]
+pub struct JwtSvid {
+    /// Its subject.
+    pub spiffe_id: SpiffeId,
+    /// JWS compact serialisation.
+    pub token: String,
+    /// Until when it is valid.
+    pub not_after: Timestamp,
+}
+
+impl fmt::Debug for JwtSvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtSvid")
+            .field("spiffe_id", &self.spiffe_id)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a good token says.
+#[derive(Clone, Debug)]
+pub struct Validated {
+    /// Its subject.
+    pub spiffe_id: SpiffeId,
+    /// Its claims: `sub`, `aud` (a list) and `exp` at least.
+    pub claims: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The authorities of every trust domain that this one knows, its own included.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Bundles {
+    /// Concatenated DER authorities.
+    pub x509: BTreeMap<TrustDomain, Bytes>,
+    /// JWK Sets.
+    pub jwt: BTreeMap<TrustDomain, Bytes>,
+    /// Our own revocation lists, DER.
+    pub crls: Vec<Bytes>,
+}

@@ -1,0 +1,53 @@
+//! Every bound of what strangers may ask of this process. Full is an answer (`Unavailable`), not a
+//! wait.
+
+use std::time::Duration;
+
+/// Open connections over all sockets.
+pub const CONNECTIONS_MAX: usize = 16_384;
+/// Open connections of one user.
+pub const CONNECTIONS_PER_USER_MAX: usize = 12_288;
+/// Calls and streams in progress over all sockets.
+pub const CALLS_MAX: usize = 65_536;
+/// Calls and streams in progress of one user.
+pub const CALLS_PER_USER_MAX: usize = 49_152;
+/// HTTP/2 streams of one connection.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+/// Bytes of metadata in one request, as HTTP/2 counts them. More is answered 431 and not kept.
+pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// One request message. The largest honest one is a token to be validated.
+pub const REQUEST_BYTES_MAX: usize = 256 * 1024;
+/// One response message: clients refuse more than 4 MiB.
+pub const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024 - 1;
+/// Trust domains in one response, the caller's own included (the Rust client refuses more).
+pub const TRUST_DOMAINS_PER_RESPONSE_MAX: usize = 200;
+/// A hint that clients accept.
+pub const HINT_BYTES_MAX: usize = 1024;
+/// How often a call starts over because its task was amended while it ran.
+pub const INTRODUCTIONS_MAX: usize = 3;
+/// The shortest pause between two renewals of one stream, whatever lifetimes the desk hands out.
+pub const RENEWAL_MIN: Duration = Duration::from_millis(500);
+/// The longest nap of a stream that waits for half life: a clock that was set is noticed by then.
+pub const NAP_MAX: Duration = Duration::from_mins(1);
+/// How long a socket that closes waits for its streams to end.
+pub const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// Callers that the kernel lets wait at a socket.
+pub const BACKLOG: u32 = 1024;
+/// The pause after the kernel had no descriptor left for a new connection.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Silence on the feed before a heartbeat, where the follower does not say.
+pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(1);
+/// The shortest silence that a follower may ask for.
+pub const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+/// The longest silence that a follower may ask for.
+pub const HEARTBEAT_MAX: Duration = Duration::from_mins(1);
+/// Changes put together into one message for a slow follower.
+pub const CHANGES_PER_DELTA_MAX: usize = 65_536;
+/// Bytes of bitmaps in one part of a snapshot.
+pub const SNAPSHOT_PART_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+const _: () = assert!(CONNECTIONS_PER_USER_MAX < CONNECTIONS_MAX);
+const _: () = assert!(CALLS_PER_USER_MAX < CALLS_MAX);
+const _: () = assert!(REQUEST_BYTES_MAX > 3 * 64 * 1024);
+const _: () = assert!(HEARTBEAT_MIN.as_millis() <= HEARTBEAT_DEFAULT.as_millis());
+const _: () = assert!(HEARTBEAT_DEFAULT.as_millis() <= HEARTBEAT_MAX.as_millis());

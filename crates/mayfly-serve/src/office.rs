@@ -1,0 +1,201 @@
+//! The seam to whoever carries out operators' and orchestrators' wishes, as [`crate::desk`] is for
+//! workloads.
+
+use std::{path::PathBuf, pin::Pin};
+
+use mayfly_attest::Peer;
+use mayfly_core::{
+    Cause, Denial, PolicyEpoch, Record, Selector, Sequence, Serial, Span, SpiffeId, Task, TaskId,
+    TaskVersion, Terms, Timestamp,
+};
+
+/// A No to an operator, who may know more than a stranger.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refusal {
+    /// The stable code.
+    pub denial: Denial,
+    /// What exactly is wrong; empty where the code says it all.
+    pub detail: String,
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self { denial, detail: String::new() }
+    }
+}
+
+/// An answer that may take a while.
+pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send>>;
+
+/// Where operators' wishes go.
+pub trait Office: Send + Sync + 'static {
+    /// How the broker is.
+    fn report(&self) -> Answer<Report>;
+    /// Begins a task by name.
+    fn begin(&self, wish: BeginWish) -> Answer<Begun>;
+    /// Changes one task.
+    fn order(&self, task: TaskId, order: Order) -> Answer<TaskVersion>;
+    /// Tasks that are remembered.
+    fn list(&self, ended: bool) -> Answer<Vec<Task>>;
+    /// One task and its story.
+    fn show(&self, task: TaskId) -> Answer<(Task, Vec<(Sequence, Record)>)>;
+    /// Revokes, or counts what would be revoked.
+    fn revoke(&self, target: Target, dry_run: bool) -> Answer<Revoked>;
+    /// The profiles in force.
+    fn profiles(&self) -> Answer<(PolicyEpoch, Vec<ProfileLine>)>;
+    /// Replaces the profiles by those of a TOML text.
+    fn apply(&self, text: String) -> Answer<(PolicyEpoch, Vec<String>)>;
+    /// What is seen of a process, and what that earns. `None` means the peer itself.
+    fn diagnose(&self, peer: Peer, pid: Option<i32>) -> Answer<Diagnosis>;
+}
+
+/// How the broker is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Report {
+    /// Its trust domain.
+    pub trust_domain: String,
+    /// Since when it serves.
+    pub started_at: Timestamp,
+    /// Where workloads connect.
+    pub workload_socket: PathBuf,
+    /// Tasks that are not over.
+    pub tasks_live: u64,
+    /// Tasks that are over and still remembered.
+    pub tasks_ended: u64,
+    /// The last record.
+    pub position: Sequence,
+    /// Whether credentials are issued.
+    pub issuing: bool,
+    /// What was noticed at the start.
+    pub notices: Vec<String>,
+    /// Keys.
+    pub authorities: Vec<AuthorityLine>,
+    /// The edition of the profiles.
+    pub policy_epoch: PolicyEpoch,
+}
+
+/// One authority, in a report.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AuthorityLine {
+    /// `x509` or `jwt`.
+    pub kind: &'static str,
+    /// Its key's id.
+    pub id: String,
+    /// `prepared`, `active` or `old`.
+    pub state: &'static str,
+    /// When it expires.
+    pub not_after: Timestamp,
+}
+
+/// What a task is to be held by, as an orchestrator names it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum HolderWish {
+    /// A process and its descendants.
+    Lineage(i32),
+    /// Exactly one process.
+    Process(i32),
+    /// A cgroup.
+    Cgroup(String),
+    /// A socket of its own.
+    Socket,
+    /// The lease alone.
+    Lease,
+}
+
+/// A task to begin.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BeginWish {
+    /// Under which profile.
+    pub profile: String,
+    /// What holds it.
+    pub holder: HolderWish,
+    /// What it is part of.
+    pub parent: Option<TaskId>,
+    /// What for.
+    pub intent: String,
+    /// When it ends at the latest.
+    pub deadline: Option<Timestamp>,
+    /// How long it lives without a heartbeat.
+    pub lease: Option<Span>,
+}
+
+/// A task that was begun.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Begun {
+    /// Its name.
+    pub task: TaskId,
+    /// Its version.
+    pub version: TaskVersion,
+    /// Whom its credentials name.
+    pub spiffe_id: SpiffeId,
+    /// The socket for its workload.
+    pub socket: PathBuf,
+}
+
+/// What is to become of a task.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Order {
+    /// It is over.
+    End(Cause),
+    /// It is still going on.
+    Heartbeat,
+    /// It has a new intent, and so a new version.
+    Amend(String),
+    /// It is suspended.
+    Quarantine,
+    /// It may go on.
+    Release,
+}
+
+/// What is to be revoked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Target {
+    /// A task and everything below it.
+    Task(TaskId),
+    /// Every task of a profile.
+    Profile(String),
+    /// One credential.
+    Serial(Serial),
+}
+
+/// What was, or would be, revoked.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Revoked {
+    /// Tasks.
+    pub tasks: u64,
+    /// Unexpired credentials.
+    pub credentials: u64,
+}
+
+/// One profile, for a listing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ProfileLine {
+    /// What it grants.
+    pub terms: Terms,
+    /// What it asks for.
+    pub selectors: Vec<Selector>,
+}
+
+/// Why a process has the identities that it has, or none.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Diagnosis {
+    /// Which process.
+    pub pid: i32,
+    /// What was seen of it.
+    pub evidence: Vec<Selector>,
+    /// The nearest profile first.
+    pub profiles: Vec<Explained>,
+}
+
+/// One profile's answer to some evidence.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Explained {
+    /// Which profile.
+    pub profile: String,
+    /// Whether it matches.
+    pub matches: bool,
+    /// What it asks for and was not seen.
+    pub missing: Vec<String>,
+    /// What was seen of the same kinds.
+    pub instead: Vec<Selector>,
+}

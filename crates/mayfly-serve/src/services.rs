@@ -1,0 +1,89 @@
+//! What is offered on a workload socket, put together.
+
+use std::{fmt, sync::Arc};
+
+use mayfly_proto::{
+    FILE_DESCRIPTOR_SET, mayfly::v1::revocation_feed_server::RevocationFeedServer,
+    spiffe::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
+};
+use tonic::service::{Routes, interceptor::InterceptedService};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_reflection::server::{Builder, Error};
+
+use crate::{
+    desk::{Clock, Desk},
+    feed::Feed,
+    guest::Eyes,
+    limits,
+    workload::{Workload, only_spiffe},
+};
+
+/// The names under which the services stand on the wire; the empty one is the server as a whole.
+const NAMES: [&str; 3] = ["", "SpiffeWorkloadAPI", "mayfly.v1.RevocationFeed"];
+
+/// The services of a workload socket. Clones share everything, quotas included.
+#[derive(Clone)]
+pub struct Services {
+    routes: Routes,
+    health: HealthReporter,
+}
+
+impl fmt::Debug for Services {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Services").finish_non_exhaustive()
+    }
+}
+
+impl Services {
+    /// Workload API, revocation feed, health and both generations of reflection.
+    ///
+    /// # Errors
+    /// If the committed descriptors are broken.
+    pub async fn new(
+        desk: Arc<dyn Desk>,
+        eyes: Arc<dyn Eyes>,
+        clock: Clock,
+    ) -> Result<Self, Error> {
+        let workload = Workload::new(Arc::clone(&desk), eyes, Arc::clone(&clock));
+        let workload = SpiffeWorkloadApiServer::new(workload)
+            .max_decoding_message_size(limits::REQUEST_BYTES_MAX)
+            .max_encoding_message_size(limits::RESPONSE_BYTES_MAX);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        for name in NAMES {
+            health.set_service_status(name, ServingStatus::Serving).await;
+        }
+        let feed = RevocationFeedServer::new(Feed::new(desk, clock))
+            .max_decoding_message_size(limits::REQUEST_BYTES_MAX);
+        // The header is asked for on the Workload API alone: reflection and health clients, and the
+        // feed's own, do not know it.
+        let routes = Routes::new(InterceptedService::new(workload, only_spiffe))
+            .add_service(feed)
+            .add_service(health_service)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?);
+        Ok(Self { routes: routes.prepare(), health })
+    }
+
+    /// What to hand to [`crate::Doors::open`].
+    #[must_use]
+    pub fn routes(&self) -> Routes {
+        self.routes.clone()
+    }
+
+    /// Tells health checks that the end is near; said before [`crate::Doors::shut`]. Watchers of health
+    /// are sent away, or they would hold every door open for as long as doors wait.
+    pub async fn stop(&self) {
+        let mut health = self.health.clone();
+        for name in NAMES {
+            health.set_service_status(name, ServingStatus::NotServing).await;
+            health.clear_service_status(name).await;
+        }
+    }
+}
+
+fn reflection() -> Builder<'static> {
+    Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .with_service_name("SpiffeWorkloadAPI")
+        .with_service_name("mayfly.v1.RevocationFeed")
+}

@@ -1,0 +1,117 @@
+//! The only place that makes a [`Status`].
+//!
+//! Clients live or die by these codes (facts gathered from every shipped SPIFFE client): a stream that
+//! ends OK is never reopened by Java, CANCELLED ends Go and Python for good, INVALID_ARGUMENT ends all
+//! of them. So a call ends in PERMISSION_DENIED when the answer is no, in INVALID_ARGUMENT when the
+//! question was wrong, and in UNAVAILABLE when it should be asked again. Strangers get a stable code
+//! and a remedy; reasons stay in our own log.
+
+use mayfly_core::{Denial, InvalidId};
+use tonic::{Code, Status};
+
+/// The gRPC code of a denial.
+#[must_use]
+pub const fn code(denial: Denial) -> Code {
+    match denial {
+        Denial::NoIdentity
+        | Denial::NotBound
+        | Denial::TaskEnded
+        | Denial::TaskQuarantined
+        | Denial::IdentityNotHeld
+        | Denial::PeerGone
+        | Denial::CredentialRevoked => Code::PermissionDenied,
+        Denial::TaskUnknown | Denial::ProfileUnknown | Denial::SerialUnknown => Code::NotFound,
+        Denial::Malformed
+        | Denial::AudienceInvalid
+        | Denial::TokenInvalid
+        | Denial::LeaseOutOfRange
+        | Denial::DeadlinePassed => Code::InvalidArgument,
+        Denial::LeaseTooShort
+        | Denial::DeadlineNear
+        | Denial::NoLease
+        | Denial::ParentInactive
+        | Denial::HolderTaken
+        | Denial::HolderUnfit => Code::FailedPrecondition,
+        Denial::TooDeep | Denial::TooManyChildren => Code::ResourceExhausted,
+        // A version that was overtaken is current again at the next attempt.
+        Denial::TaskVersion
+        | Denial::Overloaded
+        | Denial::JournalFailed
+        | Denial::SigningFailed
+        | Denial::NotServing
+        | Denial::AttestationFailed => Code::Unavailable,
+    }
+}
+
+/// A denial as the caller sees it: `code: remedy`.
+#[must_use]
+pub fn of(denial: Denial) -> Status {
+    // The Rust client backs off gently when it reads `no identity issued`, word for word.
+    let nobody = matches!(denial, Denial::NoIdentity | Denial::NotBound);
+    let lead = if nobody { "no identity issued; " } else { "" };
+    Status::new(code(denial), format!("{denial}: {lead}{}", denial.remedy()))
+}
+
+/// A denial of `ValidateJWTSVID`. Whatever is wrong with the token is an invalid argument there, and
+/// never `Unauthenticated`: it says nothing about the caller.
+#[must_use]
+pub fn of_token(denial: Denial) -> Status {
+    if code(denial) == Code::Unavailable {
+        return of(denial);
+    }
+    Status::new(Code::InvalidArgument, format!("{denial}: {}", denial.remedy()))
+}
+
+/// A request field that cannot be read. The text names the field and the rule, never the value.
+#[must_use]
+pub fn of_field(invalid: &InvalidId) -> Status {
+    let denial = Denial::Malformed;
+    Status::new(code(denial), format!("{denial}: {invalid}"))
+}
+
+/// A Workload API request without the metadata that keeps browsers and proxies out.
+#[must_use]
+pub fn header_missing() -> Status {
+    Status::new(
+        Code::InvalidArgument,
+        "header_missing: send the metadata `workload.spiffe.io: true` exactly once",
+    )
+}
+
+/// A method of the standard that Mayfly does not offer.
+#[must_use]
+pub fn unimplemented() -> Status {
+    Status::new(Code::Unimplemented, "unimplemented: use X.509-SVIDs or JWT-SVIDs")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_denial_ends_a_stream_in_a_way_that_kills_clients() {
+        for denial in Denial::ALL {
+            let status = of(*denial);
+            assert!(!matches!(status.code(), Code::Ok | Code::Cancelled | Code::Unknown));
+            assert!(status.message().starts_with(denial.code()), "{status:?}");
+            assert!(status.message().ends_with(denial.remedy()), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn point_33_no_identity_is_said_in_the_words_that_clients_look_for() {
+        for denial in [Denial::NoIdentity, Denial::NotBound] {
+            let status = of(denial);
+            assert_eq!(status.code(), Code::PermissionDenied);
+            assert!(status.message().contains("no identity issued"));
+        }
+    }
+
+    #[test]
+    fn point_38_a_bad_token_is_an_invalid_argument_whatever_is_wrong_with_it() {
+        for denial in [Denial::TokenInvalid, Denial::TaskEnded, Denial::CredentialRevoked] {
+            assert_eq!(of_token(denial).code(), Code::InvalidArgument);
+        }
+        assert_eq!(of_token(Denial::Overloaded).code(), Code::Unavailable);
+    }
+}

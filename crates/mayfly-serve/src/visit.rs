@@ -1,0 +1,214 @@
+//! One call, from the look at the caller to the wait for the next reason to speak.
+//!
+//! Every call looks at its caller anew, and every answer is preceded by a check that the caller still
+//! lives and its door is open. In between stands the desk, and whatever it says can be overtaken: a
+//! task that was amended meanwhile is introduced again.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{
+    Stream,
+    future::{join_all, select_all},
+    stream,
+};
+use mayfly_core::{Closing, Denial, Evidence, Timestamp};
+use tokio::sync::watch;
+
+use crate::{
+    desk::{Bundles, Clock, Desk, Introduced, Reply},
+    guest::{Eyes, Guest, denial_of},
+    limits,
+    quota::Seat,
+};
+
+/// What every call of this process shares.
+#[derive(Clone)]
+pub(crate) struct House {
+    pub(crate) desk: Arc<dyn Desk>,
+    pub(crate) eyes: Arc<dyn Eyes>,
+    pub(crate) clock: Clock,
+}
+
+/// One call.
+pub(crate) struct Visit {
+    house: House,
+    guest: Arc<Guest>,
+    _seat: Seat,
+}
+
+/// Why a stream should look up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Wake {
+    /// The time it named has come.
+    Due,
+    /// Something happened to one of its tasks.
+    News(Closing),
+    /// The bundles or revocation lists have changed.
+    Bundles,
+}
+
+impl Visit {
+    pub(crate) const fn new(house: House, guest: Arc<Guest>, seat: Seat) -> Self {
+        Self { house, guest, _seat: seat }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.house.clock)()
+    }
+
+    pub(crate) fn desk(&self) -> &dyn Desk {
+        &*self.house.desk
+    }
+
+    /// Asked before every answer: a dead process gets none, however far its call has come.
+    pub(crate) fn check(&self) -> Result<(), Denial> {
+        self.guest.check()
+    }
+
+    /// Looks at the caller and asks the desk who it is. Never empty.
+    pub(crate) async fn introduce(&self) -> Result<Vec<Introduced>, Denial> {
+        let evidence = self.unless_gone(self.look()).await?;
+        let mut who = self.unless_gone(self.desk().introduce(evidence)).await?;
+        who.truncate(mayfly_core::limits::IDENTITIES_PER_CALLER_MAX);
+        if who.is_empty() { Err(Denial::NoIdentity) } else { Ok(who) }
+    }
+
+    async fn look(&self) -> Result<Evidence, Denial> {
+        self.check()?;
+        let mut evidence = self.house.eyes.look(self.guest.peer()).await.map_err(|error| {
+            tracing::info!(pid = self.guest.peer().key().pid, %error, "a caller could not be seen");
+            denial_of(&error)
+        })?;
+        evidence.caller.socket = self.guest.socket();
+        Ok(evidence)
+    }
+
+    /// Asks the desk for one credential per identity, all at once. An identity whose task is over
+    /// drops out; when none is left, the first reason is the answer.
+    pub(crate) async fn credentials<T>(
+        &self,
+        keep: impl Fn(&Introduced) -> bool,
+        ask: impl Fn(&Introduced) -> Reply<T>,
+    ) -> Result<Vec<(Introduced, T)>, Denial> {
+        let mut last = Denial::TaskVersion;
+        for _ in 0..limits::INTRODUCTIONS_MAX {
+            let mut who = self.introduce().await?;
+            who.retain(|one| keep(one));
+            if who.is_empty() {
+                return Err(Denial::IdentityNotHeld);
+            }
+            let asked = async { Ok(join_all(who.iter().map(&ask)).await) };
+            let answers = self.unless_gone(asked).await?;
+            match gather(who, answers) {
+                Err(Denial::TaskVersion) => last = Denial::TaskVersion,
+                answer => return answer,
+            }
+        }
+        Err(last)
+    }
+
+    async fn unless_gone<T>(
+        &self,
+        work: impl Future<Output = Result<T, Denial>>,
+    ) -> Result<T, Denial> {
+        tokio::select! {
+            biased;
+            denial = self.guest.gone() => Err(denial),
+            done = work => done,
+        }
+    }
+
+    /// Waits for a reason to speak again, or to stop.
+    pub(crate) async fn wait(
+        &self,
+        who: impl Iterator<Item = &mut Introduced>,
+        bundles: &mut watch::Receiver<Arc<Bundles>>,
+        due: Option<Timestamp>,
+    ) -> Result<Wake, Denial> {
+        let news = who.map(|one| Box::pin(next_news(&mut one.news)));
+        let news = select_all(news.collect::<Vec<_>>());
+        tokio::select! {
+            biased;
+            denial = self.guest.gone() => Err(denial),
+            (closing, ..) = news => closing.map(Wake::News),
+            changed = bundles.changed() => match changed {
+                Ok(()) => Ok(Wake::Bundles),
+                Err(_desk_is_gone) => Err(Denial::NotServing),
+            },
+            () = self.until(due) => Ok(Wake::Due),
+        }
+    }
+
+    /// Waits until the clock shows `due`. Naps, because a clock can be set and a nap cannot.
+    async fn until(&self, due: Option<Timestamp>) {
+        let Some(due) = due else { return std::future::pending().await };
+        loop {
+            let left = Duration::from_millis(due.since(self.now()).as_millis());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(limits::NAP_MAX)).await;
+        }
+    }
+}
+
+async fn next_news(news: &mut watch::Receiver<Option<Closing>>) -> Result<Closing, Denial> {
+    match news.changed().await {
+        Ok(()) => Ok(news.borrow_and_update().unwrap_or(Closing::Changed)),
+        // The desk forgot the task or is closing; the client may come back and be met anew.
+        Err(_forgotten) => Err(Denial::NotServing),
+    }
+}
+
+/// Puts answers to their identities. Whether to give up, to ask again or to go on without one of them
+/// depends on why it was refused.
+fn gather<T>(
+    who: Vec<Introduced>,
+    answers: Vec<Result<T, Denial>>,
+) -> Result<Vec<(Introduced, T)>, Denial> {
+    let mut held = Vec::with_capacity(who.len());
+    let mut first = None;
+    for (one, answer) in who.into_iter().zip(answers) {
+        match answer {
+            Ok(credential) => held.push((one, credential)),
+            Err(denial) if is_passing(denial) => return Err(denial),
+            Err(denial) => first = first.or(Some(denial)),
+        }
+    }
+    match (held.is_empty(), first) {
+        (true, denial) => Err(denial.unwrap_or(Denial::NoIdentity)),
+        (false, _) => Ok(held),
+    }
+}
+
+/// Whether the same question may be answered differently soon.
+pub(crate) fn is_passing(denial: Denial) -> bool {
+    crate::status::code(denial) == tonic::Code::Unavailable
+}
+
+/// What a stream says, one message after another.
+pub(crate) trait Speaker: Send + 'static {
+    /// What it says.
+    type Message: Send + 'static;
+
+    /// Waits for the next thing to say. An error is the last.
+    fn next(&mut self) -> impl Future<Output = Result<Self::Message, Denial>> + Send;
+}
+
+/// A response stream that is pulled.
+///
+/// The speaker runs only when the transport asks for a message, which it does when the client has room
+/// for one. A client that does not read therefore costs no queue and no signatures, and when it reads
+/// again it gets the state of that moment.
+pub(crate) type Pulled<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, tonic::Status>> + Send>>;
+
+/// Lets `speaker` speak until its first error.
+pub(crate) fn pull<S: Speaker>(speaker: S) -> Pulled<S::Message> {
+    Box::pin(stream::unfold(Some(speaker), |speaker| async move {
+        let mut speaker = speaker?;
+        match speaker.next().await {
+            Ok(message) => Some((Ok(message), Some(speaker))),
+            Err(denial) => Some((Err(crate::status::of(denial)), None)),
+        }
+    }))
+}

@@ -1,0 +1,218 @@
+//! Core's words to the protocol's and back: the only place that fills in or reads messages.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use mayfly_core::{
+    Change, Delta, Denial, InvalidId, RevocationSet, Serial, SpiffeId, Status, Timestamp,
+    TrustDomain, Window,
+    limits::{AUDIENCE_BYTES_MAX, AUDIENCES_MAX},
+};
+use mayfly_proto::{mayfly::v1, spiffe::workload};
+use prost_types::{ListValue, Struct, Value, value::Kind};
+
+use crate::{
+    desk::{Bundles, Introduced, JwtSvid, Validated, X509Svid},
+    limits,
+};
+
+/// Reads the optional `spiffe_id` of a request; empty is none.
+pub(crate) fn wanted_id(text: &str) -> Result<Option<SpiffeId>, InvalidId> {
+    if text.is_empty() { Ok(None) } else { SpiffeId::parse(text).map(Some) }
+}
+
+/// Reads the audiences of a request.
+pub(crate) fn audience(audience: Vec<String>) -> Result<Vec<String>, Denial> {
+    let fits = |one: &String| !one.is_empty() && one.len() <= AUDIENCE_BYTES_MAX;
+    let good = (1..=AUDIENCES_MAX).contains(&audience.len()) && audience.iter().all(fits);
+    if good { Ok(audience) } else { Err(Denial::AudienceInvalid) }
+}
+
+/// Hints as they may be sent: not empty ones are unique, and the first of several keeps its own. The
+/// others lose the hint and not the identity, because a client that asks for the hint gets the first
+/// either way, and one that takes them all should have all.
+fn hints<'a>(all: impl Iterator<Item = &'a Introduced>) -> impl Iterator<Item = String> {
+    let mut seen = BTreeSet::new();
+    all.map(move |one| {
+        let hint = one.identity.hint.as_str();
+        let fits = !hint.is_empty() && hint.len() <= limits::HINT_BYTES_MAX;
+        if fits && seen.insert(hint) { hint.to_owned() } else { String::new() }
+    })
+}
+
+/// The bundle of a trust domain. An empty one counts as none: the Python client ends its watch for good
+/// when it meets one.
+fn bundle<'a>(
+    bundles: &'a BTreeMap<TrustDomain, Bytes>,
+    domain: &TrustDomain,
+) -> Option<&'a Bytes> {
+    bundles.get(domain).filter(|bundle| !bundle.is_empty())
+}
+
+/// Bundles of the foreign trust domains that these identities may verify.
+fn federated(
+    bundles: &BTreeMap<TrustDomain, Bytes>,
+    who: &[&Introduced],
+) -> BTreeMap<String, Bytes> {
+    let own: BTreeSet<_> = who.iter().map(|one| one.identity.spiffe_id.trust_domain()).collect();
+    let foreign: BTreeSet<_> = who.iter().flat_map(|one| &one.identity.federates_with).collect();
+    foreign
+        .into_iter()
+        .filter(|domain| !own.contains(domain))
+        .filter_map(|domain| Some((domain.uri(), bundle(bundles, domain)?.clone())))
+        .take(limits::TRUST_DOMAINS_PER_RESPONSE_MAX - own.len().max(1))
+        .collect()
+}
+
+/// The own bundle and the foreign ones. Without an own bundle there is nothing to say yet.
+fn all_bundles(
+    bundles: &BTreeMap<TrustDomain, Bytes>,
+    who: &[&Introduced],
+) -> Result<BTreeMap<String, Bytes>, Denial> {
+    let mut all = federated(bundles, who);
+    for one in who {
+        let domain = one.identity.spiffe_id.trust_domain();
+        let own = bundle(bundles, domain).ok_or(Denial::NotServing)?;
+        all.insert(domain.uri(), own.clone());
+    }
+    Ok(all)
+}
+
+/// `FetchX509SVID`: every identity with its certificate, in the desk's order.
+pub(crate) fn x509_svids(
+    held: &[(Introduced, X509Svid)],
+    bundles: &Bundles,
+) -> Result<workload::X509svidResponse, Denial> {
+    let who: Vec<_> = held.iter().map(|(one, _)| one).collect();
+    let mut svids = Vec::with_capacity(held.len());
+    for ((_, svid), hint) in held.iter().zip(hints(who.iter().copied())) {
+        let own = bundle(&bundles.x509, svid.spiffe_id.trust_domain()).ok_or(Denial::NotServing)?;
+        svids.push(workload::X509svid {
+            spiffe_id: svid.spiffe_id.as_str().to_owned(),
+            x509_svid: svid.chain.clone(),
+            x509_svid_key: svid.key.clone(),
+            bundle: own.clone(),
+            hint,
+        });
+    }
+    Ok(workload::X509svidResponse {
+        svids,
+        crl: bundles.crls.clone(),
+        federated_bundles: federated(&bundles.x509, &who),
+    })
+}
+
+/// `FetchX509Bundles`.
+pub(crate) fn x509_bundles(
+    who: &[Introduced],
+    bundles: &Bundles,
+) -> Result<workload::X509BundlesResponse, Denial> {
+    let who: Vec<_> = who.iter().collect();
+    let all = all_bundles(&bundles.x509, &who)?;
+    Ok(workload::X509BundlesResponse { crl: bundles.crls.clone(), bundles: all })
+}
+
+/// `FetchJWTBundles`.
+pub(crate) fn jwt_bundles(
+    who: &[Introduced],
+    bundles: &Bundles,
+) -> Result<workload::JwtBundlesResponse, Denial> {
+    let who: Vec<_> = who.iter().collect();
+    Ok(workload::JwtBundlesResponse { bundles: all_bundles(&bundles.jwt, &who)? })
+}
+
+/// `FetchJWTSVID`.
+pub(crate) fn jwt_svids(held: Vec<(Introduced, JwtSvid)>) -> workload::JwtsvidResponse {
+    let hints: Vec<_> = hints(held.iter().map(|(one, _)| one)).collect();
+    let svids = held.into_iter().zip(hints).map(|((_, svid), hint)| workload::Jwtsvid {
+        spiffe_id: svid.spiffe_id.as_str().to_owned(),
+        svid: svid.token,
+        hint,
+    });
+    workload::JwtsvidResponse { svids: svids.collect() }
+}
+
+/// `ValidateJWTSVID`.
+pub(crate) fn validated(validated: Validated) -> workload::ValidateJwtsvidResponse {
+    workload::ValidateJwtsvidResponse {
+        spiffe_id: validated.spiffe_id.as_str().to_owned(),
+        claims: Some(object(validated.claims)),
+    }
+}
+
+fn object(map: serde_json::Map<String, serde_json::Value>) -> Struct {
+    Struct { fields: map.into_iter().map(|(name, json)| (name, value(json))).collect() }
+}
+
+fn value(json: serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    let kind = match json {
+        Json::Null => Kind::NullValue(0),
+        Json::Bool(flag) => Kind::BoolValue(flag),
+        // Protobuf has no other number; seconds since 1970 fit a double exactly.
+        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(f64::NAN)),
+        Json::String(text) => Kind::StringValue(text),
+        Json::Array(list) => {
+            Kind::ListValue(ListValue { values: list.into_iter().map(value).collect() })
+        }
+        Json::Object(map) => Kind::StructValue(object(map)),
+    };
+    Value { kind: Some(kind) }
+}
+
+fn serial(serial: Serial, until: Timestamp) -> v1::RevokedSerial {
+    v1::RevokedSerial { serial: serial.as_bytes().to_vec(), until_ms: until.0 }
+}
+
+/// A revocation set as the parts of one snapshot.
+pub(crate) fn snapshot(set: &RevocationSet) -> Vec<v1::Snapshot> {
+    let position = set.position();
+    let empty = || v1::Snapshot {
+        shard: u32::from(position.shard.0),
+        position: position.sequence.0,
+        more: true,
+        ..v1::Snapshot::default()
+    };
+    let mut parts = Vec::new();
+    let mut part = empty();
+    part.serials = set.serials().map(|(name, until)| serial(name, until)).collect();
+    let mut bytes = part.serials.len() * (Serial::BYTES + 16);
+    for (Window(window), bitmap) in set.windows() {
+        let statuses = bitmap.as_packed();
+        if bytes > 0 && bytes + statuses.len() > limits::SNAPSHOT_PART_BYTES_MAX {
+            parts.push(std::mem::replace(&mut part, empty()));
+            bytes = 0;
+        }
+        bytes += statuses.len() + 16;
+        let statuses = Bytes::copy_from_slice(statuses);
+        part.windows.push(v1::Window { window, statuses });
+    }
+    part.more = false;
+    parts.push(part);
+    parts
+}
+
+/// A delta as it goes to followers.
+pub(crate) fn delta(delta: &Delta) -> v1::Delta {
+    let mut message = v1::Delta {
+        shard: u32::from(delta.to.shard.0),
+        from: delta.from.sequence.0,
+        to: delta.to.sequence.0,
+        ..v1::Delta::default()
+    };
+    for change in &delta.changes {
+        match change {
+            Change::Place(place, status) => message.changes.push(v1::Change {
+                window: place.window.0,
+                slot: place.slot.0,
+                status: match status {
+                    Status::Valid => 0,
+                    Status::Revoked => 1,
+                    Status::Suspended => 2,
+                },
+            }),
+            Change::Serial(name, until) => message.serials.push(serial(*name, *until)),
+        }
+    }
+    message
+}
