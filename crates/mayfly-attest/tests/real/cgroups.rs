@@ -10,10 +10,29 @@ use crate::role::{Kid, MUCH_LATER, Part, Stage, skip};
 
 const TASK: TaskId = TaskId::from_bytes([1; 16]);
 
+/// A cgroup that is removed when its test fails, too: processes that were started after it are dropped
+/// before it.
+struct Own(Cgroup);
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        // A test that succeeds has removed it already, and looked at the answer.
+        let _removed = self.0.remove();
+    }
+}
+
+impl std::ops::Deref for Own {
+    type Target = Cgroup;
+
+    fn deref(&self) -> &Cgroup {
+        &self.0
+    }
+}
+
 /// A cgroup for one test, or `None`, said loudly, where it may not be had.
-fn cgroup(name: &str) -> Option<Cgroup> {
+fn cgroup(name: &str) -> Option<Own> {
     match Cgroup::create(&format!("test-{}-{name}", std::process::id())) {
-        Ok(cgroup) => Some(cgroup),
+        Ok(cgroup) => Some(Own(cgroup)),
         Err(error @ (CgroupError::NotPermitted(_) | CgroupError::NoHierarchy)) => {
             skip(&error.to_string());
             None
