@@ -26,7 +26,7 @@ missing() {
     case $1 in
         python) python3 -c 'import sys, venv; sys.exit(sys.version_info < (3, 10))' 2> /dev/null \
             || echo "python3 is older than 3.10 or has no venv" ;;
-        go | helper) at_least 1.24 "$(go env GOVERSION 2> /dev/null | tr -d go)" || echo "go is older than 1.24" ;;
+        go | helper) at_least 1.25.3 "$(go env GOVERSION 2> /dev/null | tr -d go)" || echo "go is older than 1.25.3" ;;
         java) at_least 17 "$(javac -version 2>&1 | awk '{ print $2 }')" || echo "the JDK is older than 17" ;;
         node) at_least 20 "$(node --version | tr -d v)" || echo "node is older than 20" ;;
     esac
@@ -120,6 +120,8 @@ for name in "$@"; do
 done
 have python3 || skip "no python3 to judge the clients with"
 have openssl || skip "no openssl to make the federated bundle with"
+
+PYTHONDONTWRITEBYTECODE=1 python3 "$here/check_test.py" 2> /dev/null || die "check.py does not see its planted faults"
 
 make_workdir
 start_mayfly "$here/mayfly.toml"
