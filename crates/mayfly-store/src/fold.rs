@@ -1,0 +1,237 @@
+//! Which records still matter: the fold of the log into rows.
+//!
+//! A registrar that replays the rows in the order of their records must come out like one that
+//! replayed everything. So a record is dropped only where core would not miss it: a renewal or a
+//! quarantine by the next one of its kind, a promise when its expiry window is forgotten, a task when
+//! core has forgotten it.
+//!
+//! | key | value |
+//! |---|---|
+//! | `t` task, kind, (sequence) | a record about a task |
+//! | `p` window, task, sequence | a record about a credential, promise or revocation |
+//! | `w` window | the next free slot |
+//! | `k` parent, child | nothing; a parent is kept as long as its children |
+//! | `e` instant, task | nothing; a task that can be swept then, should core never say so |
+
+use std::ops::Range;
+
+use mayfly_audit::Entry;
+use mayfly_core::{
+    Cause, Fact, Holder, Record, Sequence, Serial, Snapshot, Span, TaskId, Timestamp, Window,
+    limits,
+};
+
+use crate::index::{Draft, IndexError};
+
+/// To be raised when the meaning of rows changes: older indexes are rebuilt then.
+pub(crate) const VERSION: u8 = 1;
+
+/// Rows swept in one go; the rest waits for the next.
+const SWEEP_MAX: usize = 4096;
+/// After an end, when the last credential of any task must have been forgotten by core.
+const SWEEP_AFTER: Span = Span(limits::CREDENTIAL_TTL_MAX.0 + limits::FORGET_AFTER.0);
+/// When an amendment can no longer be the one that revoked a living credential.
+const AMENDED_FOR: Span = Span(SWEEP_AFTER.0 + limits::WINDOW.0);
+
+const BEGAN: u8 = 0;
+const ENDED: u8 = 1;
+const QUARANTINE: u8 = 2;
+const RENEWED: u8 = 3;
+const AMENDED: u8 = 4;
+
+/// Folds one record in.
+pub(crate) fn take(draft: &mut Draft<'_>, entry: &Entry) -> Result<(), IndexError> {
+    let row = encode_row(entry);
+    match &entry.record.fact {
+        Fact::Began { task, parent, .. } => {
+            if let Some(parent) = parent {
+                draft.put(key(b'k', &[parent.as_bytes(), task.as_bytes()]), Vec::new())?;
+            }
+            draft.put(task_key(*task, BEGAN), row)
+        }
+        Fact::Promised { task, serial, .. } => {
+            reserve(draft, serial)?;
+            put_if_known(draft, *task, serial_key(*task, serial, entry.sequence), row)
+        }
+        Fact::CredentialRevoked { task, serial } => {
+            put_if_known(draft, *task, serial_key(*task, serial, entry.sequence), row)
+        }
+        Fact::Ended { task, cause, .. } => {
+            put_if_known(draft, *task, task_key(*task, ENDED), row)?;
+            let sweep_at = entry.record.at.plus(SWEEP_AFTER);
+            if *cause == Cause::Exited || has_no_process(draft, *task)? {
+                draft.put(due_key(sweep_at, *task), Vec::new())?;
+            }
+            Ok(())
+        }
+        Fact::Suspended { task, .. } | Fact::Resumed { task } => {
+            put_if_known(draft, *task, task_key(*task, QUARANTINE), row)
+        }
+        Fact::Renewed { task, .. } => put_if_known(draft, *task, task_key(*task, RENEWED), row),
+        Fact::Amended { task, .. } => {
+            let mut key = task_key(*task, AMENDED);
+            key.extend(entry.sequence.0.to_be_bytes());
+            put_if_known(draft, *task, key, row)?;
+            drop_old_amendments(draft, *task, entry.record.at)
+        }
+        Fact::Refused { .. } | Fact::Noted { .. } => Ok(()),
+    }
+}
+
+/// Drops what nobody needs at `now`, which is the latest instant in the log.
+pub(crate) fn sweep(draft: &mut Draft<'_>, now: Timestamp) -> Result<(), IndexError> {
+    // The first window that is still needed; see `Window::forget_at`.
+    let live = Window::of(now.minus(limits::FORGET_AFTER)).0.to_be_bytes();
+    for prefix in [b'p', b'w'] {
+        for key in draft.keys(vec![prefix]..key(prefix, &[&live]), SWEEP_MAX)? {
+            draft.remove(&key)?;
+        }
+    }
+    let later = now.0.saturating_add(1).to_be_bytes();
+    for key in draft.keys(vec![b'e']..key(b'e', &[&later]), SWEEP_MAX)? {
+        let task = due_task(&key).ok_or_else(IndexError::bad_row)?;
+        draft.remove(&key)?;
+        forget(draft, task, now)?;
+    }
+    Ok(())
+}
+
+/// Drops what core has forgotten. Its promises stay until their windows go; they hold slots.
+pub(crate) fn forget(
+    draft: &mut Draft<'_>,
+    task: TaskId,
+    now: Timestamp,
+) -> Result<(), IndexError> {
+    if !draft.keys(below(key(b'k', &[task.as_bytes()])), 1)?.is_empty() {
+        // Its children's depth and ancestors are read off it at a replay.
+        return draft.put(due_key(now.plus(limits::FORGET_AFTER), task), Vec::new());
+    }
+    if let Some(Fact::Began { parent: Some(parent), .. }) = began(draft, task)? {
+        draft.remove(&key(b'k', &[parent.as_bytes(), task.as_bytes()]))?;
+    }
+    for key in draft.keys(below(key(b't', &[task.as_bytes()])), usize::MAX)? {
+        draft.remove(&key)?;
+    }
+    Ok(())
+}
+
+/// Collects rows, in any order, into a snapshot.
+#[derive(Debug, Default)]
+pub(crate) struct Gather {
+    next_slots: Vec<(Window, u32)>,
+    records: Vec<(Sequence, Record)>,
+}
+
+impl Gather {
+    pub(crate) fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), IndexError> {
+        match key.split_first() {
+            Some((b't' | b'p', _)) => self.records.push(decode_row(value)?),
+            Some((b'w', window)) => {
+                let window = window.try_into().map_err(|_length| IndexError::bad_row())?;
+                let next = value.try_into().map_err(|_length| IndexError::bad_row())?;
+                let row = (Window(u32::from_be_bytes(window)), u32::from_le_bytes(next));
+                self.next_slots.push(row);
+            }
+            Some((b'k' | b'e', _)) => {}
+            Some(_) | None => return Err(IndexError::bad_row()),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(mut self, position: Sequence, at: Timestamp) -> Snapshot {
+        // Keys come sorted by task; replay needs the journal's order, parents before children.
+        self.records.sort_by_key(|(sequence, _)| *sequence);
+        let records = self.records.into_iter().map(|(_, record)| record).collect();
+        Snapshot { position, at, next_slots: self.next_slots, records }
+    }
+}
+
+fn put_if_known(
+    draft: &mut Draft<'_>,
+    task: TaskId,
+    key: Vec<u8>,
+    row: Vec<u8>,
+) -> Result<(), IndexError> {
+    if draft.get(&task_key(task, BEGAN))?.is_some() { draft.put(key, row) } else { Ok(()) }
+}
+
+fn reserve(draft: &mut Draft<'_>, serial: &Serial) -> Result<(), IndexError> {
+    let place = serial.place();
+    let key = key(b'w', &[&place.window.0.to_be_bytes()]);
+    let before = draft.get(&key)?.and_then(|value| value.try_into().ok());
+    let next = before.map_or(0, u32::from_le_bytes).max(place.slot.0.saturating_add(1));
+    draft.put(key, next.to_le_bytes().to_vec())
+}
+
+fn began(draft: &Draft<'_>, task: TaskId) -> Result<Option<Fact>, IndexError> {
+    let row = draft.get(&task_key(task, BEGAN))?;
+    row.map(|row| decode_row(&row).map(|(_, record)| record.fact)).transpose()
+}
+
+fn has_no_process(draft: &Draft<'_>, task: TaskId) -> Result<bool, IndexError> {
+    let began = began(draft, task)?;
+    Ok(matches!(began, Some(Fact::Began { holder: Holder::Socket | Holder::Lease, .. })))
+}
+
+/// Keeps the amendments that may have revoked something alive, and the one before them, which says
+/// what version they came after.
+fn drop_old_amendments(
+    draft: &mut Draft<'_>,
+    task: TaskId,
+    now: Timestamp,
+) -> Result<(), IndexError> {
+    let keys = draft.keys(below(task_key(task, AMENDED)), usize::MAX)?;
+    for (key, after) in keys.iter().zip(keys.iter().skip(1)) {
+        let after = draft.get(after)?.ok_or_else(IndexError::bad_row)?;
+        if decode_row(&after)?.1.at.plus(AMENDED_FOR) > now {
+            break;
+        }
+        draft.remove(key)?;
+    }
+    Ok(())
+}
+
+fn encode_row(entry: &Entry) -> Vec<u8> {
+    let mut row = entry.sequence.0.to_le_bytes().to_vec();
+    row.extend(mayfly_audit::encode(&entry.record));
+    row
+}
+
+fn decode_row(row: &[u8]) -> Result<(Sequence, Record), IndexError> {
+    let (sequence, payload) = row.split_first_chunk().ok_or_else(IndexError::bad_row)?;
+    let record = mayfly_audit::decode(payload).map_err(|_invalid| IndexError::bad_row())?;
+    Ok((Sequence(u64::from_le_bytes(*sequence)), record))
+}
+
+fn key(prefix: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = vec![prefix];
+    key.extend(parts.iter().copied().flatten());
+    key
+}
+
+fn task_key(task: TaskId, kind: u8) -> Vec<u8> {
+    key(b't', &[task.as_bytes(), &[kind]])
+}
+
+fn serial_key(task: TaskId, serial: &Serial, sequence: Sequence) -> Vec<u8> {
+    let window = serial.place().window.0.to_be_bytes();
+    key(b'p', &[&window, task.as_bytes(), &sequence.0.to_be_bytes()])
+}
+
+fn due_key(at: Timestamp, task: TaskId) -> Vec<u8> {
+    key(b'e', &[&at.0.to_be_bytes(), task.as_bytes()])
+}
+
+fn due_task(key: &[u8]) -> Option<TaskId> {
+    key.get(9..)?.try_into().ok().map(TaskId::from_bytes)
+}
+
+/// All keys that begin with `prefix`.
+fn below(prefix: Vec<u8>) -> Range<Vec<u8>> {
+    let mut end = prefix.clone();
+    while end.pop_if(|byte| *byte == u8::MAX).is_some() {}
+    if let Some(byte) = end.last_mut() {
+        *byte += 1;
+    }
+    prefix..end
+}

@@ -1,0 +1,352 @@
+//! The index: sled, checked by position and digest, and never believed beyond them.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::mpsc::{RecvTimeoutError, sync_channel},
+    thread::Builder,
+    time::Duration,
+};
+
+use mayfly_audit::{Chain, Entry};
+use mayfly_core::{Sequence, Snapshot, TaskId, Timestamp};
+use ring::digest;
+
+use crate::fold::{self, Gather};
+
+const CACHE_BYTES: u64 = 64 << 20;
+/// How long sled may take to open before it is given up; a million rows take half a second.
+const OPEN_PATIENCE: Duration = Duration::from_secs(120);
+const META: &[u8] = b"m";
+const META_BYTES: usize = 81;
+
+/// Why the index is of no use. A sentence for the log; nobody decides by it.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct IndexError(String);
+
+impl IndexError {
+    pub(crate) fn bad_row() -> Self {
+        Self("a row cannot be read".into())
+    }
+}
+
+impl From<String> for IndexError {
+    fn from(why: String) -> Self {
+        Self(why)
+    }
+}
+
+impl From<sled::Error> for IndexError {
+    fn from(error: sled::Error) -> Self {
+        Self(format!("sled: {error}"))
+    }
+}
+
+/// Runs what may panic: sled does where it does not understand its own files.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_panic| Err(IndexError("sled panicked".into())))
+}
+
+/// The sum of the hashes of all rows: independent of their order, so it can be kept up to date row by
+/// row, and computed again from a scan.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Digest([u64; 4]);
+
+impl Digest {
+    fn of(key: &[u8], value: &[u8]) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(&(key.len() as u64).to_le_bytes());
+        context.update(key);
+        context.update(value);
+        let hash = context.finish();
+        let mut lanes = [0; 4];
+        for (lane, bytes) in lanes.iter_mut().zip(hash.as_ref().as_chunks().0) {
+            *lane = u64::from_le_bytes(*bytes);
+        }
+        Self(lanes)
+    }
+
+    fn add(&mut self, other: Self) {
+        for (lane, other) in self.0.iter_mut().zip(other.0) {
+            *lane = lane.wrapping_add(other);
+        }
+    }
+
+    fn subtract(&mut self, other: Self) {
+        for (lane, other) in self.0.iter_mut().zip(other.0) {
+            *lane = lane.wrapping_sub(other);
+        }
+    }
+}
+
+/// What the index says about itself, written with every change in one sled batch.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Meta {
+    position: Sequence,
+    at: Timestamp,
+    chain: Chain,
+    digest: Digest,
+}
+
+impl Meta {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![fold::VERSION];
+        bytes.extend(self.position.0.to_le_bytes());
+        bytes.extend(self.at.0.to_le_bytes());
+        bytes.extend(self.chain.as_bytes());
+        bytes.extend(self.digest.0.iter().flat_map(|lane| lane.to_le_bytes()));
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != META_BYTES || bytes.first() != Some(&fold::VERSION) {
+            return None;
+        }
+        let number = |at: usize| {
+            let bytes = bytes.get(at..at + 8)?.try_into().ok()?;
+            Some(u64::from_le_bytes(bytes))
+        };
+        Some(Self {
+            position: Sequence(number(1)?),
+            at: Timestamp(number(9)?),
+            chain: Chain::from_bytes(bytes.get(17..49)?.try_into().ok()?),
+            digest: Digest([number(49)?, number(57)?, number(65)?, number(73)?]),
+        })
+    }
+}
+
+/// The index, open and as far as [`Self::position`].
+#[derive(Debug)]
+pub(crate) struct Index {
+    rows: sled::Db,
+    meta: Meta,
+}
+
+impl Index {
+    /// Opens what is in `dir` and checks every row of it; an empty index if there is nothing.
+    ///
+    /// On a thread of its own and with a time limit, because garbage can make sled wait as well as
+    /// panic. It can also make it ask for more memory than there is, which ends the process: hence the
+    /// mark, which a start that did not survive leaves behind.
+    pub(crate) fn open(dir: &Path) -> Result<Self, IndexError> {
+        let mark = dir.with_extension("opening");
+        if mark.exists() {
+            return Err(IndexError("the last start did not survive opening it".into()));
+        }
+        let at = |what, error: io::Error| IndexError(format!("cannot {what}: {error}"));
+        fs::write(&mark, []).map_err(|error| at("mark the index", error))?;
+        let (sender, receiver) = sync_channel(1);
+        let path = dir.to_path_buf();
+        let work = move || {
+            // If nobody listens any more, nobody wants the index either.
+            drop(sender.send(guarded(|| Self::open_here(&path))));
+        };
+        let thread = Builder::new().name("index-open".into()).spawn(work);
+        thread.map_err(|error| at("start a thread", error))?;
+        let index = match receiver.recv_timeout(OPEN_PATIENCE) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout) => Err(IndexError("sled did not open in time".into())),
+            Err(RecvTimeoutError::Disconnected) => Err(IndexError("sled panicked".into())),
+        };
+        fs::remove_file(&mark).map_err(|error| at("unmark the index", error))?;
+        index
+    }
+
+    fn open_here(dir: &Path) -> Result<Self, IndexError> {
+        let is_new = !dir.exists();
+        let rows = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).open()?;
+        let meta = match rows.get(META)? {
+            Some(bytes) => {
+                Meta::decode(&bytes).ok_or_else(|| IndexError("its head cannot be read".into()))?
+            }
+            None if is_new => {
+                // From here on an index without a head is one that was emptied.
+                rows.insert(META, Meta::default().encode())?;
+                Meta::default()
+            }
+            None => return Err(IndexError("it is empty".into())),
+        };
+        let index = Self { rows, meta };
+        index.scan(|_key, _value| Ok(()))?;
+        Ok(index)
+    }
+
+    /// Throws away what is in `dir` and begins an empty index.
+    pub(crate) fn replace(dir: &Path) -> Result<Self, IndexError> {
+        let at = |error: io::Error| IndexError(format!("cannot remove it: {error}"));
+        for path in [dir.to_path_buf(), dir.with_extension("opening")] {
+            let removed =
+                if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(error)),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Self::open(dir)
+    }
+
+    /// The last record that is folded in.
+    pub(crate) const fn position(&self) -> Sequence {
+        self.meta.position
+    }
+
+    /// The log's link at that record.
+    pub(crate) const fn chain(&self) -> Chain {
+        self.meta.chain
+    }
+
+    /// Folds records in; all of them or none.
+    pub(crate) fn apply(&mut self, entries: &[Entry]) -> Result<(), IndexError> {
+        let Some(last) = entries.last() else {
+            return Ok(());
+        };
+        let mut meta = self.meta;
+        meta.position = last.sequence;
+        meta.chain = last.chain;
+        let latest = entries.iter().map(|entry| entry.record.at).max();
+        meta.at = latest.map_or(meta.at, |latest| latest.max(meta.at));
+        let mut draft = Draft::new(self);
+        for entry in entries {
+            fold::take(&mut draft, entry)?;
+        }
+        fold::sweep(&mut draft, meta.at)?;
+        self.write(draft.changes, Meta { digest: draft.digest, ..meta })
+    }
+
+    /// Drops tasks that core has forgotten.
+    pub(crate) fn forget(&mut self, tasks: &[TaskId]) -> Result<(), IndexError> {
+        if tasks.is_empty() {
+            return Ok(());
+        }
+        let meta = self.meta;
+        let mut draft = Draft::new(self);
+        for task in tasks {
+            fold::forget(&mut draft, *task, meta.at)?;
+        }
+        self.write(draft.changes, Meta { digest: draft.digest, ..meta })
+    }
+
+    fn write(
+        &mut self,
+        changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+        meta: Meta,
+    ) -> Result<(), IndexError> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        batch.insert(META, meta.encode());
+        self.rows.apply_batch(batch)?;
+        self.meta = meta;
+        Ok(())
+    }
+
+    /// All rows as a snapshot, checked on the way.
+    pub(crate) fn snapshot(&self) -> Result<Snapshot, IndexError> {
+        let mut gather = Gather::default();
+        self.scan(|key, value| gather.take(key, value))?;
+        Ok(gather.finish(self.meta.position, self.meta.at))
+    }
+
+    fn scan(
+        &self,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), IndexError>,
+    ) -> Result<(), IndexError> {
+        let mut digest = Digest::default();
+        for row in &*self.rows {
+            let (key, value) = row?;
+            if key != META {
+                digest.add(Digest::of(&key, &value));
+                visit(&key, &value)?;
+            }
+        }
+        if digest != self.meta.digest {
+            return Err(IndexError("its rows do not add up to its digest".into()));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn flush(&self) -> Result<(), IndexError> {
+        self.rows.flush()?;
+        Ok(())
+    }
+}
+
+/// Changes that are about to be made, and what the rows look like with them.
+pub(crate) struct Draft<'a> {
+    rows: &'a sled::Tree,
+    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    digest: Digest,
+}
+
+impl<'a> Draft<'a> {
+    fn new(index: &'a Index) -> Self {
+        Self { rows: &index.rows, changes: BTreeMap::new(), digest: index.meta.digest }
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        match self.changes.get(key) {
+            Some(change) => Ok(change.clone()),
+            None => Ok(self.rows.get(key)?.map(|value| value.to_vec())),
+        }
+    }
+
+    pub(crate) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), IndexError> {
+        if let Some(old) = self.get(&key)? {
+            self.digest.subtract(Digest::of(&key, &old));
+        }
+        self.digest.add(Digest::of(&key, &value));
+        self.changes.insert(key, Some(value));
+        Ok(())
+    }
+
+    pub(crate) fn remove(&mut self, key: &[u8]) -> Result<(), IndexError> {
+        if let Some(old) = self.get(key)? {
+            self.digest.subtract(Digest::of(key, &old));
+            self.changes.insert(key.to_vec(), None);
+        }
+        Ok(())
+    }
+
+    /// The first `most` keys in `range`, in order.
+    pub(crate) fn keys(
+        &self,
+        range: Range<Vec<u8>>,
+        most: usize,
+    ) -> Result<Vec<Vec<u8>>, IndexError> {
+        let mut keys = Vec::new();
+        let stored = self.rows.range(range.clone()).keys();
+        let mut stored = stored
+            .filter(|key| !key.as_ref().is_ok_and(|key| self.changes.contains_key(key.as_ref())));
+        let drafted = self.changes.range(range);
+        let mut drafted = drafted.filter_map(|(key, value)| value.as_ref().map(|_| key));
+        let mut next_stored = stored.next().transpose()?;
+        let mut next_drafted = drafted.next();
+        while keys.len() < most {
+            match (&next_stored, next_drafted) {
+                (Some(left), Some(right)) if left.as_ref() < right.as_slice() => {
+                    keys.push(left.to_vec());
+                    next_stored = stored.next().transpose()?;
+                }
+                (_, Some(right)) => {
+                    keys.push(right.clone());
+                    next_drafted = drafted.next();
+                }
+                (Some(left), None) => {
+                    keys.push(left.to_vec());
+                    next_stored = stored.next().transpose()?;
+                }
+                (None, None) => break,
+            }
+        }
+        Ok(keys)
+    }
+}

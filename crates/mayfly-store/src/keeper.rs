@@ -1,0 +1,219 @@
+//! The keeper: a thread that brings the sentinel and the index up to what is durable.
+//!
+//! It reads records back from the log instead of being sent them. So the committer never waits for
+//! it, no queue can fill, and what was written is read once more soon after.
+
+use std::{
+    io,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{Builder, JoinHandle},
+    time::Duration,
+};
+
+use mayfly_audit::{Chain, Reader};
+use mayfly_core::{Sequence, Shard, Span, TaskId, Timestamp};
+
+use crate::{
+    index::{Index, guarded},
+    sentinel::{Sentinel, SentinelFile},
+};
+
+/// Commits after which the sentinel follows.
+const COMMITS_MAX: u32 = 256;
+/// Time, by the records' clock or by waiting, after which the sentinel follows.
+const LAG_MAX: Span = Span(1000);
+/// Records folded at once.
+const CHUNK: usize = 1024;
+/// Forgotten tasks that wait for the index. What does not fit is forgotten again after a restart.
+const FORGETS_MAX: usize = 65_536;
+
+#[derive(Debug, Default)]
+struct Mail {
+    durable: Sequence,
+    chain: Chain,
+    at: Timestamp,
+    commits: u32,
+    has_news: bool,
+    forgets: Vec<TaskId>,
+    is_stopped: bool,
+}
+
+/// The keeper's letter box.
+#[derive(Debug, Default)]
+pub(crate) struct Desk {
+    mail: Mutex<Mail>,
+    wake: Condvar,
+    indexed: Mutex<Option<Sequence>>,
+}
+
+impl Desk {
+    fn mail(&self) -> MutexGuard<'_, Mail> {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far the index is; `None` once it is stale and left to the next start.
+    pub(crate) fn indexed(&self) -> Option<Sequence> {
+        *self.indexed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_indexed(&self, to: Option<Sequence>) {
+        *self.indexed.lock().unwrap_or_else(PoisonError::into_inner) = to;
+    }
+
+    pub(crate) fn forget(&self, task: TaskId) {
+        let mut mail = self.mail();
+        if mail.forgets.len() < FORGETS_MAX {
+            mail.forgets.push(task);
+            mail.has_news = true;
+            self.wake.notify_one();
+        }
+    }
+}
+
+/// What the keeper works with.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    pub(crate) shard: Shard,
+    pub(crate) sentinel: SentinelFile,
+    pub(crate) reader: Reader,
+    /// `None` if no index could be made; the log alone is enough.
+    pub(crate) index: Option<Index>,
+}
+
+/// The running thread. Dropping it stops it, after it has caught up.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    desk: Arc<Desk>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Starts after `durable`, up to which sentinel and index already are.
+    pub(crate) fn start(tools: Tools, durable: Sequence, chain: Chain) -> io::Result<Self> {
+        let desk = Arc::new(Desk::default());
+        desk.set_indexed(tools.index.as_ref().map(Index::position));
+        *desk.mail() = Mail { durable, chain, ..Mail::default() };
+        let at_desk = Arc::clone(&desk);
+        let mut work = Work { tools, desk: at_desk, sentinel_at: (durable, Timestamp(0)) };
+        let thread = Builder::new().name("keeper".into()).spawn(move || work.run())?;
+        Ok(Self { desk, thread: Some(thread) })
+    }
+
+    pub(crate) fn desk(&self) -> Arc<Desk> {
+        Arc::clone(&self.desk)
+    }
+
+    /// Tells what has become durable.
+    pub(crate) fn tell(&self, durable: Sequence, chain: Chain, at: Timestamp) {
+        let mut mail = self.desk.mail();
+        mail.durable = durable;
+        mail.chain = chain;
+        mail.at = at;
+        mail.commits = mail.commits.saturating_add(1);
+        mail.has_news = true;
+        self.desk.wake.notify_one();
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.desk.mail().is_stopped = true;
+        self.desk.wake.notify_one();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the keeper panicked; sentinel and index are left to the next start");
+        }
+    }
+}
+
+struct Work {
+    tools: Tools,
+    desk: Arc<Desk>,
+    sentinel_at: (Sequence, Timestamp),
+}
+
+impl Work {
+    fn run(&mut self) {
+        loop {
+            let is_idle = self.wait();
+            let mut mail = self.desk.mail();
+            mail.has_news = false;
+            let is_due = is_idle
+                || mail.is_stopped
+                || mail.commits >= COMMITS_MAX
+                || mail.at.since(self.sentinel_at.1) >= LAG_MAX;
+            if is_due {
+                mail.commits = 0;
+            }
+            let (durable, chain, at, is_stopped) =
+                (mail.durable, mail.chain, mail.at, mail.is_stopped);
+            // Only with an index that stands where the forgetting was heard of.
+            let is_level = self.desk.indexed().is_none_or(|indexed| indexed >= durable);
+            let forgets = if is_level { std::mem::take(&mut mail.forgets) } else { Vec::new() };
+            drop(mail);
+            if is_due && durable > self.sentinel_at.0 {
+                self.write_sentinel(durable, chain);
+                self.sentinel_at = (durable, at);
+            }
+            self.index(durable, &forgets);
+            if is_stopped && self.desk.indexed().is_none_or(|indexed| indexed >= durable) {
+                break;
+            }
+        }
+        if let Some(index) = &self.tools.index {
+            // For a faster next start only.
+            if let Err(error) = guarded(|| index.flush()) {
+                tracing::warn!(%error, "the index could not be flushed");
+            }
+        }
+    }
+
+    /// Waits for something to do; `true` if nothing came for a while.
+    fn wait(&self) -> bool {
+        let mail = self.desk.mail();
+        let is_behind = self.desk.indexed().is_some_and(|indexed| indexed < mail.durable);
+        if is_behind || mail.is_stopped || mail.has_news {
+            return false;
+        }
+        let patience = Duration::from_millis(LAG_MAX.as_millis());
+        let woken = self.desk.wake.wait_timeout(mail, patience);
+        woken.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    fn write_sentinel(&self, sequence: Sequence, chain: Chain) {
+        let sentinel = Sentinel { shard: self.tools.shard, sequence, chain };
+        // The log is the truth and goes on; a restored backup is only noticed from further back.
+        if let Err(error) = self.tools.sentinel.write(&sentinel) {
+            tracing::warn!(%error, "the sentinel could not be written");
+        }
+    }
+
+    fn index(&mut self, durable: Sequence, forgets: &[TaskId]) {
+        let Tools { index: slot @ Some(_), reader, .. } = &mut self.tools else {
+            return;
+        };
+        let result = guarded(|| {
+            let Some(index) = slot.as_mut() else {
+                return Ok(None);
+            };
+            let mut chunk = Vec::with_capacity(CHUNK);
+            while chunk.len() < CHUNK
+                && let Some(entry) = reader.next(durable).map_err(|error| error.to_string())?
+            {
+                chunk.push(entry);
+            }
+            index.apply(&chunk)?;
+            index.forget(forgets)?;
+            Ok(Some(index.position()))
+        });
+        match result {
+            Ok(position) => self.desk.set_indexed(position),
+            Err(error) => {
+                tracing::warn!(%error, "the index is stale and will be rebuilt at the next start");
+                *slot = None;
+                self.desk.set_indexed(None);
+            }
+        }
+    }
+}
