@@ -136,6 +136,11 @@ fn open_dir(pid: i32) -> Result<std::os::fd::OwnedFd, AttestError> {
         .map_err(|errno| AttestError::of("open /proc/<pid>", errno))
 }
 
+/// The status of the process that has this PID at the moment.
+pub(crate) fn status_of(pid: i32) -> Result<procfs::Status, AttestError> {
+    read_status(open_dir(pid)?)
+}
+
 fn read_status(dir: impl std::os::fd::AsFd) -> Result<procfs::Status, AttestError> {
     procfs::parse_status(&read_file(dir, "status")?)
         .ok_or(AttestError::Malformed { file: "status" })

@@ -55,6 +55,18 @@ impl Peer {
         Ok(Self(Arc::new(Inner { process, uid: credentials.uid(), gid: credentials.gid() })))
     }
 
+    /// The process that has this PID at the moment, as if it had connected: for diagnosis, where an
+    /// operator names a process instead of being one.
+    ///
+    /// # Errors
+    /// [`AttestError::PeerGone`] if there is none.
+    pub fn of_pid(pid: i32) -> Result<Self, AttestError> {
+        let process = Process::open(pid)?;
+        let status = crate::collect::status_of(pid)?;
+        process.still_there()?;
+        Ok(Self(Arc::new(Inner { process, uid: status.euid, gid: status.egid })))
+    }
+
     /// Makes sure that the connector lives. Costs one `poll`; asked before every answer.
     ///
     /// # Errors

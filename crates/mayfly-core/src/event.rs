@@ -129,6 +129,11 @@ pub enum Event {
         /// Exit code, or 128 + signal, where it was seen.
         exit: Option<i32>,
     },
+    /// The eyes can no longer see a task's holder.
+    WatcherBlinded {
+        /// Whose.
+        task: TaskId,
+    },
     /// An operator suspends a task.
     QuarantineAsked {
         /// Whom to answer.

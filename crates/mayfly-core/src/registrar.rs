@@ -27,7 +27,7 @@ use crate::{
     limits,
     record::{Fact, Record},
     revocation::{Change, Delta, RevocationSet},
-    task::Task,
+    task::{Cause, Task},
     time::{Span, Timestamp},
 };
 
@@ -165,6 +165,7 @@ impl Registrar {
             Event::AmendAsked { ticket, task, intent } => self.amend_asked(ticket, task, intent),
             Event::EndAsked { ticket, task, cause } => self.end_asked(ticket, task, cause),
             Event::HolderGone { task, exit } => self.holder_gone(task, exit),
+            Event::WatcherBlinded { task } => self.end(task, Cause::WatcherBlind, None),
             Event::QuarantineAsked { ticket, task } => self.quarantine_asked(ticket, task),
             Event::ReleaseAsked { ticket, task } => self.release_asked(ticket, task),
             Event::RevokeAsked { ticket, serial } => self.revoke_asked(ticket, serial),

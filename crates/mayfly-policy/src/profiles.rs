@@ -151,6 +151,14 @@ impl Profiles {
         diff::diff(&old.profiles, &self.profiles)
     }
 
+    /// Whether any profile asks for names of users or groups, for which the name service has to be
+    /// asked.
+    #[must_use]
+    pub fn needs_names(&self) -> bool {
+        let mut selectors = self.profiles.iter().flat_map(|profile| &profile.selectors);
+        selectors.any(|selector| matches!(selector.kind(), "unix:user" | "unix:group"))
+    }
+
     /// Whether any profile asks for the digest of the executable. Reading a whole binary is the one
     /// dear piece of evidence, so it is collected only if somebody looks at it.
     #[must_use]

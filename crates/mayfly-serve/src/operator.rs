@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use mayfly_attest::Peer;
 use mayfly_core::{
     Binding, Cause, Credential, Holder, InvalidId, Kind, Record, Sequence, Serial, Span, State,
     Task, TaskId, Timestamp,
@@ -11,6 +10,7 @@ use mayfly_proto::mayfly::v1::{self as wire, operator_server::Operator};
 use tonic::{Request, Response, Status};
 
 use crate::{
+    guest::Guest,
     office::{self, BeginWish, HolderWish, Office, Order, Refusal, Target},
     status, story,
 };
@@ -133,8 +133,7 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::ApplyProfilesRequest>,
     ) -> Result<Response<wire::ApplyProfilesResponse>, Status> {
-        let (epoch, gone) =
-            self.office.apply(request.into_inner().text).await.map_err(refused)?;
+        let (epoch, gone) = self.office.apply(request.into_inner().text).await.map_err(refused)?;
         Ok(Response::new(wire::ApplyProfilesResponse { epoch: epoch.0, gone }))
     }
 
@@ -142,7 +141,7 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::DiagnoseRequest>,
     ) -> Result<Response<wire::DiagnoseResponse>, Status> {
-        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = request.extensions().get::<Arc<Guest>>().map(|guest| guest.peer().clone());
         let peer = peer.ok_or_else(|| status::of(mayfly_core::Denial::AttestationFailed))?;
         let pid = request.into_inner().pid;
         let diagnosis =
@@ -203,10 +202,13 @@ fn order(order: Option<wire::order_task_request::Order>) -> Result<Order, Invali
         Wish::End(cause) => {
             let cause = Cause::parse(&cause);
             let by_hand = cause.filter(|cause| {
-                matches!(cause, Cause::Completed | Cause::Failed | Cause::Revoked | Cause::Superseded)
+                matches!(
+                    cause,
+                    Cause::Completed | Cause::Failed | Cause::Revoked | Cause::Superseded
+                )
             });
             let rule = "it has to be completed, failed, revoked or superseded";
-            Ok(Order::End(by_hand.ok_or(field("cause", rule))?))
+            Ok(Order::End(by_hand.ok_or_else(|| field("cause", rule))?))
         }
         Wish::Heartbeat(_) => Ok(Order::Heartbeat),
         Wish::Amend(intent) => Ok(Order::Amend(intent)),

@@ -1,0 +1,114 @@
+//! `mayfly profile`: check, apply and list.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use mayfly_core::TrustDomain;
+use mayfly_proto::mayfly::v1 as wire;
+use serde_json::{Value, json};
+
+use super::{CliError, Context, Output, output};
+use crate::{admin, config};
+
+/// Arguments of `mayfly profile`.
+#[derive(Args, Debug)]
+pub(crate) struct ProfileArgs {
+    #[command(subcommand)]
+    command: ProfileCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ProfileCommand {
+    /// Check a profile file without a broker
+    Check {
+        /// A TOML file with `[[profile]]` tables
+        file: PathBuf,
+        /// The trust domain that the profiles are for
+        #[arg(long, default_value = "example.org")]
+        trust_domain: String,
+    },
+    /// Replace the broker's profiles by those of a file, live; tasks of profiles that are gone end
+    Apply {
+        /// A TOML file with `[[profile]]` tables
+        file: PathBuf,
+    },
+    /// List the profiles in force
+    List,
+}
+
+pub(crate) async fn profile(context: &Context, args: &ProfileArgs) -> Result<(), CliError> {
+    match &args.command {
+        ProfileCommand::Check { file, trust_domain } => check(context, file, trust_domain),
+        ProfileCommand::Apply { file } => apply(context, file).await,
+        ProfileCommand::List => list(context).await,
+    }
+}
+
+fn read(file: &Path) -> Result<String, CliError> {
+    let what = format!("cannot read `{}`", file.display());
+    std::fs::read_to_string(file).map_err(CliError::io(what))
+}
+
+fn check(context: &Context, file: &Path, trust_domain: &str) -> Result<(), CliError> {
+    let domain = TrustDomain::parse(trust_domain).map_err(|e| CliError::Other(e.to_string()))?;
+    let profiles = config::parse_profiles(&read(file)?, &domain, config::FIRST_EPOCH)?;
+    let names: Vec<_> = profiles.names().collect();
+    if context.output == Output::Json {
+        output::json(&json!({ "profiles": names }));
+    } else {
+        output::line(&format!("{}: {} profiles, no problems", file.display(), names.len()));
+    }
+    Ok(())
+}
+
+async fn apply(context: &Context, file: &Path) -> Result<(), CliError> {
+    let text = read(file)?;
+    let mut client = admin::connect(&context.data_dir).await?;
+    let answer = client.apply_profiles(wire::ApplyProfilesRequest { text }).await;
+    let answer = answer.map_err(admin::AdminError::from)?.into_inner();
+    if context.output == Output::Json {
+        output::json(&json!({ "epoch": answer.epoch, "gone": answer.gone }));
+    } else {
+        output::line(&format!("profiles applied, epoch {}", answer.epoch));
+        for name in &answer.gone {
+            output::line(&format!("profile {name} is gone, its tasks have ended"));
+        }
+    }
+    Ok(())
+}
+
+async fn list(context: &Context) -> Result<(), CliError> {
+    let mut client = admin::connect(&context.data_dir).await?;
+    let answer = client.list_profiles(wire::ListProfilesRequest {}).await;
+    let answer = answer.map_err(admin::AdminError::from)?.into_inner();
+    if context.output == Output::Json {
+        let profile = |one: &wire::ProfileView| {
+            json!({
+                "name": one.name,
+                "path": one.path,
+                "owner": one.owner,
+                "binding": one.binding,
+                "selectors": one.selectors,
+                "x509_ttl_ms": one.x509_ttl_ms,
+                "jwt_ttl_ms": one.jwt_ttl_ms,
+                "hint": one.hint,
+                "identity": if one.stable_identity { "stable" } else { "task" },
+            })
+        };
+        output::json(&Value::Array(answer.profiles.iter().map(profile).collect()));
+        return Ok(());
+    }
+    let row = |one: &wire::ProfileView| {
+        vec![
+            one.name.clone(),
+            one.path.clone(),
+            one.binding.clone(),
+            one.owner.clone(),
+            output::span(one.x509_ttl_ms),
+            one.selectors.join(" "),
+        ]
+    };
+    let head = ["PROFILE", "PATH", "BINDING", "OWNER", "X509 TTL", "SELECTORS"];
+    output::table(&head, answer.profiles.iter().map(row));
+    Ok(())
+}

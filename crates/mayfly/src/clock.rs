@@ -1,0 +1,65 @@
+//! The only place that asks for the hour, and the only source of luck.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use mayfly_core::{Span, TaskId, Timestamp};
+
+/// The hour, for those who are handed it.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// This machine's wall clock. Credentials carry wall time, so a monotonic clock would not do; the
+/// registrar takes a step back for standing still.
+#[must_use]
+pub fn system() -> Clock {
+    Arc::new(now)
+}
+
+/// The wall clock, read once.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the clock that everybody else is handed")]
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A monotonic instant, for measuring.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "measurements need a clock that never steps")]
+pub fn instant() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
+/// How long it is from `now` to `then`, for waiting.
+#[must_use]
+pub const fn until(now: Timestamp, then: Timestamp) -> Duration {
+    Duration::from_millis(then.since(now).0)
+}
+
+/// A span of the core as the standard library's.
+#[must_use]
+pub const fn duration(span: Span) -> Duration {
+    Duration::from_millis(span.0)
+}
+
+/// Bytes from the kernel's generator.
+///
+/// # Panics
+/// Never in practice: the kernel's generator does not fail once it is seeded. If it did, going on
+/// without luck would make guessable serials, so this stops the process instead.
+#[must_use]
+#[expect(clippy::expect_used, reason = "without luck no serial may be made")]
+pub fn luck<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    assert!(filled.expect("the kernel gives random bytes") == N, "short read of random bytes");
+    bytes
+}
+
+/// A name for a new task.
+#[must_use]
+pub fn task_id() -> TaskId {
+    TaskId::from_bytes(luck())
+}

@@ -1,0 +1,261 @@
+//! The configuration file, checked whole before anything is started.
+//!
+//! [`RawConfig`] is what stands in the file, [`Config`] what it means. Profiles stand in the same file
+//! and are read by `mayfly-policy`, so they are cut out of the document here and left to it.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use mayfly_core::{PolicyEpoch, Span, TrustDomain, limits};
+use mayfly_policy::Profiles;
+use serde::Deserialize;
+
+/// What may be wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read `{path}`: {source}")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not TOML, or has unknown or missing keys.
+    #[error("invalid configuration: {0}")]
+    Syntax(#[from] toml::de::Error),
+    /// A value is out of range.
+    #[error("invalid configuration: `{key}` {rule}")]
+    Value {
+        /// The key.
+        key: String,
+        /// What it has to be.
+        rule: String,
+    },
+    /// A profile is wrong.
+    #[error(transparent)]
+    Profiles(#[from] mayfly_policy::InvalidProfiles),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    trust_domain: Option<String>,
+    #[serde(default)]
+    workload: RawWorkload,
+    #[serde(default)]
+    authority: RawAuthority,
+    #[serde(default)]
+    federation: Vec<RawFederation>,
+    #[serde(default)]
+    status: RawStatus,
+    // Read by mayfly-policy; named here so that a misspelt key beside it is an error.
+    #[serde(default, rename = "profile")]
+    _profile: Vec<toml::Table>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWorkload {
+    socket: Option<PathBuf>,
+    mode: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAuthority {
+    storage: Option<String>,
+    ca_ttl: Option<String>,
+    jwt_key_ttl: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFederation {
+    trust_domain: String,
+    bundle: PathBuf,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawStatus {
+    public_url: Option<String>,
+}
+
+/// Where authority keys live.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum KeyStorage {
+    /// In the data directory, 0600.
+    Disk,
+    /// In memory; a restart makes new ones and every SVID has to be fetched again.
+    Memory,
+}
+
+/// A foreign trust domain and the file with its bundle.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Federation {
+    /// Whose bundle.
+    pub trust_domain: TrustDomain,
+    /// A SPIFFE bundle document (JSON) or PEM certificates.
+    pub bundle: PathBuf,
+}
+
+/// A configuration that holds together.
+#[derive(Debug)]
+pub struct Config {
+    /// The trust domain issued for.
+    pub trust_domain: TrustDomain,
+    /// The Workload API's socket.
+    pub workload_socket: PathBuf,
+    /// Its permission bits. Attestation decides who gets what, so everyone may connect by default.
+    pub workload_mode: u32,
+    /// Where authority keys live.
+    pub key_storage: KeyStorage,
+    /// Life of a certificate authority.
+    pub ca_ttl: Span,
+    /// Life of a JWT key.
+    pub jwt_key_ttl: Span,
+    /// Foreign trust domains.
+    pub federation: Vec<Federation>,
+    /// Where status lists are published, if anywhere.
+    pub public_url: Option<String>,
+    /// The first edition of the profiles.
+    pub profiles: Profiles,
+}
+
+/// The first edition of the profiles.
+pub const FIRST_EPOCH: PolicyEpoch = PolicyEpoch(1);
+const CA_TTL_DEFAULT: Span = Span::from_secs(24 * 3600);
+
+impl Config {
+    /// What holds without a file: the profile `dev` for `uid`, sockets under `data_dir`.
+    ///
+    /// # Errors
+    /// When `trust_domain` is not one.
+    pub fn built_in(data_dir: &Path, trust_domain: &str, uid: u32) -> Result<Self, ConfigError> {
+        Ok(Self {
+            trust_domain: domain("trust_domain", trust_domain)?,
+            workload_socket: data_dir.join("workload.sock"),
+            workload_mode: 0o777,
+            key_storage: KeyStorage::Disk,
+            ca_ttl: CA_TTL_DEFAULT,
+            jwt_key_ttl: CA_TTL_DEFAULT,
+            federation: Vec::new(),
+            public_url: None,
+            profiles: Profiles::dev(uid).at_epoch(FIRST_EPOCH),
+        })
+    }
+
+    /// Reads `path`. `trust_domain` from the command line wins over the file's.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the key and the rule.
+    pub fn read(
+        path: &Path,
+        data_dir: &Path,
+        trust_domain: Option<&str>,
+        uid: u32,
+    ) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let base = path.parent().unwrap_or_else(|| Path::new("."));
+        Self::parse(&text, (base, data_dir), trust_domain, uid)
+    }
+
+    /// Reads a configuration's text; relative paths are relative to `base`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the key and the rule.
+    pub fn parse(
+        text: &str,
+        (base, data_dir): (&Path, &Path),
+        trust_domain: Option<&str>,
+        uid: u32,
+    ) -> Result<Self, ConfigError> {
+        let raw: RawConfig = toml::from_str(text)?;
+        let name = trust_domain.map(str::to_owned).or(raw.trust_domain);
+        let built_in = Self::built_in(data_dir, name.as_deref().unwrap_or("example.org"), uid)?;
+        let profiles = if raw._profile.is_empty() {
+            built_in.profiles
+        } else {
+            parse_profiles(text, &built_in.trust_domain, FIRST_EPOCH)?
+        };
+        let socket = raw.workload.socket.map(|socket| base.join(socket));
+        Ok(Self {
+            workload_socket: socket.unwrap_or(built_in.workload_socket),
+            workload_mode: raw.workload.mode.map_or(Ok(built_in.workload_mode), |m| mode(&m))?,
+            key_storage: key_storage(raw.authority.storage.as_deref())?,
+            ca_ttl: ttl("authority.ca_ttl", raw.authority.ca_ttl.as_deref())?,
+            jwt_key_ttl: ttl("authority.jwt_key_ttl", raw.authority.jwt_key_ttl.as_deref())?,
+            federation: federation(raw.federation, &built_in.trust_domain, base)?,
+            public_url: raw.status.public_url,
+            trust_domain: built_in.trust_domain,
+            profiles,
+        })
+    }
+}
+
+/// Reads the profiles of a document that may hold other tables too.
+///
+/// # Errors
+/// When it is not TOML or a profile is wrong.
+pub fn parse_profiles(
+    text: &str,
+    trust_domain: &TrustDomain,
+    epoch: PolicyEpoch,
+) -> Result<Profiles, ConfigError> {
+    Ok(Profiles::parse(text, trust_domain, epoch)?)
+}
+
+fn value(key: &str, rule: impl Into<String>) -> ConfigError {
+    ConfigError::Value { key: key.to_owned(), rule: rule.into() }
+}
+
+fn domain(key: &str, name: &str) -> Result<TrustDomain, ConfigError> {
+    TrustDomain::parse(name).map_err(|invalid| value(key, format!("`{name}`: {}", invalid.rule)))
+}
+
+fn mode(text: &str) -> Result<u32, ConfigError> {
+    let rule = "has to be an octal number such as \"0770\"";
+    let mode = u32::from_str_radix(text, 8).map_err(|_not_octal| value("workload.mode", rule))?;
+    if mode > 0o777 { Err(value("workload.mode", rule)) } else { Ok(mode) }
+}
+
+fn key_storage(name: Option<&str>) -> Result<KeyStorage, ConfigError> {
+    match name {
+        None | Some("disk") => Ok(KeyStorage::Disk),
+        Some("memory") => Ok(KeyStorage::Memory),
+        Some(_) => Err(value("authority.storage", "has to be \"disk\" or \"memory\"")),
+    }
+}
+
+/// A key has to live long enough to be prepared and activated around the credentials that it signs.
+fn ttl(key: &str, text: Option<&str>) -> Result<Span, ConfigError> {
+    let Some(text) = text else { return Ok(CA_TTL_DEFAULT) };
+    let span = mayfly_policy::duration::parse(text)
+        .ok_or_else(|| value(key, "has to be a duration such as \"24h\""))?;
+    if span < limits::CREDENTIAL_TTL_MIN {
+        return Err(value(key, format!("has to be at least {}", limits::CREDENTIAL_TTL_MIN)));
+    }
+    Ok(span)
+}
+
+fn federation(
+    raw: Vec<RawFederation>,
+    own: &TrustDomain,
+    base: &Path,
+) -> Result<Vec<Federation>, ConfigError> {
+    let mut seen = BTreeSet::from([own.clone()]);
+    raw.into_iter()
+        .map(|entry| {
+            let trust_domain = domain("federation.trust_domain", &entry.trust_domain)?;
+            if !seen.insert(trust_domain.clone()) {
+                let rule = format!("names `{trust_domain}` twice, or the own trust domain");
+                return Err(value("federation.trust_domain", rule));
+            }
+            Ok(Federation { trust_domain, bundle: base.join(entry.bundle) })
+        })
+        .collect()
+}

@@ -1,0 +1,220 @@
+//! The desk of one machine: judges evidence, asks the driver, and words the answer for `serve`.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use mayfly_core::{Ask, Basis, Denial, Event, Evidence, PolicyEpoch, Serial, SpiffeId, TaskId};
+use mayfly_policy::Profiles;
+use mayfly_serve::desk::{
+    Bundles, Desk, Following, Introduced, JwtSvid, Reply, Validated, X509Svid,
+};
+use mayfly_verify::{JwkSet, JwkSets, jwt};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::{
+    clock::{self, Clock},
+    driver::{Inbox, No},
+    signers::Signed,
+};
+
+/// Times a caller is judged again because the profiles moved under it, before it is told to come back.
+const RECONSIDERATIONS_MAX: usize = 8;
+
+/// The profiles in force, replaced whole.
+#[derive(Debug)]
+pub struct Policy(RwLock<Arc<Profiles>>);
+
+impl Policy {
+    /// Starts with `profiles`.
+    #[must_use]
+    pub fn new(profiles: Profiles) -> Self {
+        Self(RwLock::new(Arc::new(profiles)))
+    }
+
+    /// The profiles in force.
+    #[must_use]
+    pub fn current(&self) -> Arc<Profiles> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts `profiles` in force.
+    pub fn replace(&self, profiles: Arc<Profiles>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = profiles;
+    }
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct LocalDesk {
+    inbox: Inbox,
+    policy: Arc<Policy>,
+    bundles: watch::Receiver<Arc<Bundles>>,
+    clock: Clock,
+    own: mayfly_core::TrustDomain,
+}
+
+impl std::fmt::Debug for LocalDesk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalDesk").field("own", &self.own).finish_non_exhaustive()
+    }
+}
+
+impl LocalDesk {
+    /// A desk in front of the driver behind `inbox`.
+    #[must_use]
+    pub const fn new(
+        inbox: Inbox,
+        policy: Arc<Policy>,
+        bundles: watch::Receiver<Arc<Bundles>>,
+        clock: Clock,
+        own: mayfly_core::TrustDomain,
+    ) -> Self {
+        Self { inbox, policy, bundles, clock, own }
+    }
+
+    async fn meet(&self, evidence: Evidence) -> Result<Vec<Introduced>, Denial> {
+        for _ in 0..RECONSIDERATIONS_MAX {
+            // INVARIANT P8: silence is a No. Evidence that earns nothing still reaches the registrar,
+            // which refuses it and testifies to that.
+            let verdict = self.policy.current().judge(&evidence);
+            let epoch = verdict.epoch;
+            let luck = verdict.permits.iter().map(|_| clock::task_id()).collect();
+            let caller = evidence.caller.clone();
+            let met = move |ticket| Event::Met { ticket, caller, verdict, luck };
+            match self.inbox.introduce(met).await {
+                Ok(found) => {
+                    let introduced = found.into_iter().map(|found| Introduced {
+                        identity: found.identity,
+                        epoch,
+                        news: found.news,
+                    });
+                    return Ok(introduced.collect());
+                }
+                Err(No::Reconsider) => {}
+                Err(No::Denied(denial)) => return Err(denial),
+            }
+        }
+        Err(Denial::Overloaded)
+    }
+
+    async fn ask(&self, basis: Basis, ask: Ask) -> Result<Signed, Denial> {
+        let luck = u64::from_be_bytes(clock::luck());
+        let asked = move |ticket| Event::Asked { ticket, basis, ask, luck };
+        self.inbox.credential(asked).await.map_err(|no| match no {
+            No::Denied(denial) => denial,
+            // The caller has to be introduced again; `serve` does so when it hears this.
+            No::Reconsider => Denial::TaskVersion,
+        })
+    }
+
+    async fn check(
+        &self,
+        who: Vec<Introduced>,
+        audience: String,
+        token: String,
+    ) -> Result<Validated, Denial> {
+        let keys = self.keys_for(&who);
+        let now = (self.clock)();
+        let claims = jwt::validate(&token, &audience, &keys, now).map_err(|invalid| {
+            tracing::debug!(%invalid, "a token was refused");
+            Denial::TokenInvalid
+        })?;
+        if *claims.id.trust_domain() == self.own {
+            let (task, serial) = task_and_serial(&claims).ok_or(Denial::TokenInvalid)?;
+            let standing = move |r: &mayfly_core::Registrar| r.standing(task, &serial).map(|_| ());
+            self.inbox.read(standing).await??;
+        }
+        Ok(Validated { spiffe_id: claims.id, claims: as_list(claims.map) })
+    }
+
+    /// The keys that the callers may rely on: their own domain's, and their federated ones.
+    fn keys_for(&self, who: &[Introduced]) -> JwkSets {
+        let bundles = self.bundles.borrow();
+        let foreign = who.iter().flat_map(|one| &one.identity.federates_with);
+        let mut keys = JwkSets::default();
+        for domain in foreign.chain([&self.own]) {
+            if let Some(set) = bundles.jwt.get(domain).and_then(|json| JwkSet::parse(json).ok()) {
+                keys.insert(domain.clone(), set);
+            }
+        }
+        keys
+    }
+}
+
+impl Desk for LocalDesk {
+    fn introduce(&self, evidence: Evidence) -> Reply<Vec<Introduced>> {
+        let desk = self.clone();
+        Box::pin(async move { desk.meet(evidence).await })
+    }
+
+    fn x509(&self, who: &Introduced) -> Reply<X509Svid> {
+        let (desk, basis) = (self.clone(), basis(who));
+        Box::pin(async move {
+            match desk.ask(basis, Ask::X509).await? {
+                Signed::X509(svid) => Ok(X509Svid {
+                    spiffe_id: svid.spiffe_id,
+                    chain: svid.chain_der.into(),
+                    key: Bytes::copy_from_slice(&svid.key_pkcs8),
+                    not_before: svid.not_before,
+                    not_after: svid.not_after,
+                    serial: svid.serial,
+                }),
+                Signed::Jwt(_) => Err(Denial::SigningFailed),
+            }
+        })
+    }
+
+    fn jwt(&self, who: &Introduced, audience: Vec<String>) -> Reply<JwtSvid> {
+        let (desk, basis) = (self.clone(), basis(who));
+        Box::pin(async move {
+            match desk.ask(basis, Ask::Jwt { audience }).await? {
+                Signed::Jwt(svid) => Ok(JwtSvid {
+                    spiffe_id: svid.spiffe_id,
+                    token: svid.token,
+                    not_after: svid.exp,
+                }),
+                Signed::X509(_) => Err(Denial::SigningFailed),
+            }
+        })
+    }
+
+    fn validate(&self, who: Vec<Introduced>, audience: String, token: String) -> Reply<Validated> {
+        let desk = self.clone();
+        Box::pin(async move { desk.check(who, audience, token).await })
+    }
+
+    fn bundles(&self) -> watch::Receiver<Arc<Bundles>> {
+        self.bundles.clone()
+    }
+
+    fn follow(&self) -> Reply<Following> {
+        let inbox = self.inbox.clone();
+        Box::pin(async move { inbox.follow().await })
+    }
+}
+
+fn basis(who: &Introduced) -> Basis {
+    let epoch: PolicyEpoch = who.epoch;
+    Basis { task: who.identity.task, version: who.identity.version, epoch }
+}
+
+/// A token of ours names its task, so its standing is found without a search.
+fn task_and_serial(claims: &jwt::Claims) -> Option<(TaskId, Serial)> {
+    let task = claims.map.get("mayfly:task")?.get("id")?.as_str()?;
+    Some((TaskId::parse(task).ok()?, claims.serial?))
+}
+
+/// Claims with `aud` as a list, as SPIRE answers and clients expect.
+fn as_list(mut claims: serde_json::Map<String, Value>) -> serde_json::Map<String, Value> {
+    if let Some(audience) = claims.get_mut("aud").filter(|audience| audience.is_string()) {
+        *audience = Value::Array([audience.take()].into());
+    }
+    claims
+}
+
+/// The SPIFFE ID of an introduction, for logs.
+#[must_use]
+pub const fn name(who: &Introduced) -> &SpiffeId {
+    &who.identity.spiffe_id
+}

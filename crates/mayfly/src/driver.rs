@@ -1,0 +1,369 @@
+//! The loop between the registrar, which decides, and everything that has means.
+//!
+//! One task owns the [`Registrar`]; everybody else sends messages through a bounded door. If the match
+//! over effects ever wants an `if`, the `if` belongs in core.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use mayfly_core::{
+    Closing, Denial, Effect, Event, Identity, Record, Registrar, RevocationSet, Sequence, TaskId,
+    TaskVersion, Ticket,
+};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::{self, Clock},
+    means::Means,
+    signers::Signed,
+};
+
+/// Messages that may wait for the driver. Full is an answer: the caller hears `Overloaded`.
+const INBOX_MAX: usize = 65_536;
+/// Messages handled before their effects are carried out: one group commit serves them all.
+const ROUND_MAX: usize = 1024;
+/// Deltas a follower may lag behind before it has to take a snapshot.
+const FEED_BACKLOG_MAX: usize = 4096;
+
+/// A No, or a wish to be asked again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum No {
+    /// Refused.
+    Denied(Denial),
+    /// The profiles or the task have moved since they were looked at.
+    Reconsider,
+}
+
+/// An identity, with the news of its task.
+#[derive(Clone, Debug)]
+pub struct Introduction {
+    /// Who the caller is.
+    pub identity: Identity,
+    /// Changes when the task ends, is suspended or changes.
+    pub news: watch::Receiver<Option<Closing>>,
+}
+
+/// Who waits for the answer to a ticket.
+#[derive(Debug)]
+pub enum Waiter {
+    /// For an introduction.
+    Introduction(oneshot::Sender<Result<Vec<Introduction>, No>>),
+    /// For a credential.
+    Credential(oneshot::Sender<Result<Signed, No>>),
+    /// For an acknowledgement.
+    Acknowledgement(oneshot::Sender<Result<(TaskId, TaskVersion), No>>),
+}
+
+type Question = Box<dyn FnOnce(&Registrar) + Send>;
+
+/// What the driver hears.
+pub enum Message {
+    /// Something happened; nobody waits for an answer.
+    Event(Event),
+    /// Somebody asks, and waits.
+    Call(Event, Ticket, Waiter),
+    /// A signature was made, or not.
+    Signed(Ticket, Result<Signed, mayfly_sign::SignError>),
+    /// Somebody wants to read.
+    Question(Question),
+    /// Somebody wants to follow the feed, from a snapshot on.
+    Follow(oneshot::Sender<(RevocationSet, broadcast::Receiver<Arc<mayfly_core::Delta>>)>),
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Event(event) => f.debug_tuple("Event").field(event).finish(),
+            Self::Call(event, ticket, _) => {
+                f.debug_tuple("Call").field(event).field(ticket).finish()
+            }
+            Self::Signed(ticket, _) => f.debug_tuple("Signed").field(ticket).finish(),
+            Self::Question(_) => f.write_str("Question"),
+            Self::Follow(_) => f.write_str("Follow"),
+        }
+    }
+}
+
+/// The door to the driver.
+#[derive(Clone, Debug)]
+pub struct Inbox {
+    sender: mpsc::Sender<Message>,
+    tickets: Arc<AtomicU64>,
+}
+
+impl Inbox {
+    /// Opens the door; the receiver goes to [`Driver::run`].
+    #[must_use]
+    pub fn open() -> (Self, mpsc::Receiver<Message>) {
+        let (sender, receiver) = mpsc::channel(INBOX_MAX);
+        (Self { sender, tickets: Arc::default() }, receiver)
+    }
+
+    /// Tells the driver something, waiting for room. `false` when it is gone.
+    pub async fn tell(&self, event: Event) -> bool {
+        self.sender.send(Message::Event(event)).await.is_ok()
+    }
+
+    /// Tells the driver something from a thread of its own, waiting for room.
+    pub fn tell_blocking(&self, message: Message) -> bool {
+        self.sender.blocking_send(message).is_ok()
+    }
+
+    fn call<T>(
+        &self,
+        event: impl FnOnce(Ticket) -> Event,
+        waiter: impl FnOnce(oneshot::Sender<Result<T, No>>) -> Waiter,
+    ) -> Result<oneshot::Receiver<Result<T, No>>, No> {
+        let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+        let (sender, receiver) = oneshot::channel();
+        let call = Message::Call(event(ticket), ticket, waiter(sender));
+        self.sender.try_send(call).map_err(|error| No::Denied(full_or_gone(&error)))?;
+        Ok(receiver)
+    }
+
+    /// Asks who a caller is.
+    ///
+    /// # Errors
+    /// The registrar's No.
+    pub async fn introduce(
+        &self,
+        event: impl FnOnce(Ticket) -> Event,
+    ) -> Result<Vec<Introduction>, No> {
+        answer(self.call(event, Waiter::Introduction)?).await
+    }
+
+    /// Asks for a credential.
+    ///
+    /// # Errors
+    /// The registrar's No.
+    pub async fn credential(&self, event: impl FnOnce(Ticket) -> Event) -> Result<Signed, No> {
+        answer(self.call(event, Waiter::Credential)?).await
+    }
+
+    /// Asks for something that is answered once it is on disk.
+    ///
+    /// # Errors
+    /// The registrar's No.
+    pub async fn order(
+        &self,
+        event: impl FnOnce(Ticket) -> Event,
+    ) -> Result<(TaskId, TaskVersion), No> {
+        answer(self.call(event, Waiter::Acknowledgement)?).await
+    }
+
+    /// Reads the registrar's state in the driver's turn.
+    ///
+    /// # Errors
+    /// `Overloaded` or `NotServing`.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Registrar) -> T + Send + 'static,
+    ) -> Result<T, Denial> {
+        let (sender, receiver) = oneshot::channel();
+        let question: Question = Box::new(move |registrar| {
+            // A caller that left does not want to know any more.
+            drop(sender.send(question(registrar)));
+        });
+        self.sender.try_send(Message::Question(question)).map_err(|error| full_or_gone(&error))?;
+        receiver.await.map_err(|_driver_gone| Denial::NotServing)
+    }
+
+    /// Follows the feed.
+    ///
+    /// # Errors
+    /// `Overloaded` or `NotServing`.
+    pub async fn follow(
+        &self,
+    ) -> Result<(RevocationSet, broadcast::Receiver<Arc<mayfly_core::Delta>>), Denial> {
+        let (sender, receiver) = oneshot::channel();
+        self.sender.try_send(Message::Follow(sender)).map_err(|error| full_or_gone(&error))?;
+        receiver.await.map_err(|_driver_gone| Denial::NotServing)
+    }
+}
+
+async fn answer<T>(receiver: oneshot::Receiver<Result<T, No>>) -> Result<T, No> {
+    receiver.await.unwrap_or(Err(No::Denied(Denial::NotServing)))
+}
+
+const fn full_or_gone(error: &mpsc::error::TrySendError<Message>) -> Denial {
+    match error {
+        mpsc::error::TrySendError::Full(_) => Denial::Overloaded,
+        mpsc::error::TrySendError::Closed(_) => Denial::NotServing,
+    }
+}
+
+/// Owns the registrar.
+#[derive(Debug)]
+pub struct Driver<M> {
+    registrar: Registrar,
+    clock: Clock0,
+    means: M,
+    feed: broadcast::Sender<Arc<mayfly_core::Delta>>,
+    waiting: HashMap<Ticket, Waiter>,
+    signed: HashMap<Ticket, Signed>,
+    news: HashMap<TaskId, watch::Sender<Option<Closing>>>,
+    batch: Vec<(Sequence, Record)>,
+    /// What the means answered at once.
+    soon: VecDeque<Message>,
+}
+
+/// A clock with a `Debug`.
+struct Clock0(Clock);
+
+impl std::fmt::Debug for Clock0 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+impl<M: Means> Driver<M> {
+    /// Takes a registrar that has been replayed and reconciled.
+    #[must_use]
+    pub fn new(registrar: Registrar, clock: Clock, means: M) -> Self {
+        Self {
+            registrar,
+            clock: Clock0(clock),
+            means,
+            feed: broadcast::channel(FEED_BACKLOG_MAX).0,
+            waiting: HashMap::new(),
+            signed: HashMap::new(),
+            news: HashMap::new(),
+            batch: Vec::new(),
+            soon: VecDeque::new(),
+        }
+    }
+
+    /// Runs until `stop`; what was heard by then is still carried out.
+    pub async fn run(mut self, mut inbox: mpsc::Receiver<Message>, stop: CancellationToken) {
+        let mut round = Vec::with_capacity(ROUND_MAX);
+        self.carry_out();
+        loop {
+            let now = (self.clock.0)();
+            let due = self
+                .registrar
+                .poll_timeout()
+                .map_or(std::time::Duration::from_secs(3600), |then| clock::until(now, then));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                count = inbox.recv_many(&mut round, ROUND_MAX) => if count == 0 { return },
+                () = tokio::time::sleep(due) => {}
+            }
+            let now = (self.clock.0)();
+            self.registrar.handle_timeout(now);
+            for message in round.drain(..) {
+                self.hear(now, message);
+            }
+            self.carry_out();
+            while let Some(message) = self.soon.pop_front() {
+                self.hear(now, message);
+                self.carry_out();
+            }
+        }
+    }
+
+    fn hear(&mut self, now: mayfly_core::Timestamp, message: Message) {
+        match message {
+            Message::Event(event) => self.registrar.handle(now, event),
+            Message::Call(event, ticket, waiter) => {
+                self.waiting.insert(ticket, waiter);
+                self.registrar.handle(now, event);
+            }
+            Message::Signed(ticket, Ok(signed)) => {
+                self.signed.insert(ticket, signed);
+                self.registrar.handle(now, Event::Signed { ticket });
+            }
+            Message::Signed(ticket, Err(error)) => {
+                tracing::error!(%error, "a credential could not be signed");
+                self.registrar.handle(now, Event::SigningFailed { ticket });
+            }
+            Message::Question(question) => question(&self.registrar),
+            Message::Follow(follower) => {
+                let snapshot = self.registrar.revocations().clone();
+                // A follower that left meanwhile needs no snapshot.
+                drop(follower.send((snapshot, self.feed.subscribe())));
+            }
+        }
+    }
+
+    /// One arm per effect and no `if`: order comes from the registrar, means from here.
+    fn carry_out(&mut self) {
+        while let Some(effect) = self.registrar.poll_effect() {
+            match effect {
+                Effect::Journal(sequence, record) => self.batch.push((sequence, record)),
+                Effect::Sign { ticket, grant } => self.soon.extend(self.means.sign(ticket, grant)),
+                Effect::Release { ticket } => self.release(ticket),
+                Effect::Withhold { ticket, denial } => self.withhold(ticket, No::Denied(denial)),
+                Effect::Reconsider { ticket } => self.withhold(ticket, No::Reconsider),
+                Effect::Introduce { ticket, identities } => self.introduce(ticket, identities),
+                Effect::Acknowledge { ticket, task, version } => {
+                    self.acknowledge(ticket, (task, version));
+                }
+                Effect::Publish(delta) => drop(self.feed.send(Arc::new(delta))),
+                Effect::RefreshCrl => self.means.refresh_crl(),
+                Effect::Watch { task, holder } => {
+                    self.soon.extend(self.means.watch(task, &holder));
+                }
+                Effect::Close { task, why } => self.close(task, why),
+                Effect::OpenSocket { task } => self.means.open_socket(task),
+                Effect::CloseSocket { task } => self.means.close_socket(task),
+                Effect::Forget { task } => self.forget(task),
+            }
+        }
+        self.soon.extend(self.means.append(&mut self.batch));
+    }
+
+    fn release(&mut self, ticket: Ticket) {
+        let signed = self.signed.remove(&ticket);
+        if let (Some(Waiter::Credential(waiter)), Some(signed)) =
+            (self.waiting.remove(&ticket), signed)
+        {
+            // A caller that left gets nothing; its credential was promised and stays in the ledger.
+            drop(waiter.send(Ok(signed)));
+        }
+    }
+
+    fn withhold(&mut self, ticket: Ticket, no: No) {
+        self.signed.remove(&ticket);
+        match self.waiting.remove(&ticket) {
+            Some(Waiter::Introduction(waiter)) => drop(waiter.send(Err(no))),
+            Some(Waiter::Credential(waiter)) => drop(waiter.send(Err(no))),
+            Some(Waiter::Acknowledgement(waiter)) => drop(waiter.send(Err(no))),
+            None => {}
+        }
+    }
+
+    fn introduce(&mut self, ticket: Ticket, identities: Vec<Identity>) {
+        let introductions = identities.into_iter().map(|identity| {
+            let news = self.news.entry(identity.task);
+            let news = news.or_insert_with(|| watch::channel(None).0).subscribe();
+            Introduction { identity, news }
+        });
+        let introductions = introductions.collect();
+        if let Some(Waiter::Introduction(waiter)) = self.waiting.remove(&ticket) {
+            drop(waiter.send(Ok(introductions)));
+        }
+    }
+
+    fn acknowledge(&mut self, ticket: Ticket, answer: (TaskId, TaskVersion)) {
+        if let Some(Waiter::Acknowledgement(waiter)) = self.waiting.remove(&ticket) {
+            let _the_caller_may_have_left = waiter.send(Ok(answer));
+        }
+    }
+
+    fn close(&self, task: TaskId, why: Closing) {
+        if let Some(news) = self.news.get(&task) {
+            news.send_replace(Some(why));
+        }
+    }
+
+    fn forget(&mut self, task: TaskId) {
+        self.news.remove(&task);
+        self.means.forget(task);
+    }
+}

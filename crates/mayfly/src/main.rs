@@ -1,0 +1,7 @@
+//! The `mayfly` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mayfly::cli::main()
+}

@@ -1,0 +1,111 @@
+//! What the driver does things with: disk, eyes, keys and sockets, behind one seam.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use mayfly_attest::Watcher;
+use mayfly_core::{Event, Grant, Holder, Record, Sequence, TaskId, Ticket};
+use mayfly_store::{Committer, Store};
+use tokio::sync::{Notify, mpsc};
+
+use crate::{driver::Message, signers::Signers};
+
+/// Carries out effects. Nothing here waits: what takes time answers through the driver's door.
+pub trait Means {
+    /// Hands records over in order; answers at once when the journal takes no more.
+    #[must_use]
+    fn append(&mut self, records: &mut Vec<(Sequence, Record)>) -> Option<Message>;
+    /// Signs; answers with [`Message::Signed`], at once when there is no room to do it later.
+    #[must_use]
+    fn sign(&mut self, ticket: Ticket, grant: Grant) -> Option<Message>;
+    /// The list of revoked certificates has changed.
+    fn refresh_crl(&mut self);
+    /// Keeps an eye on a holder; answers at once when that cannot be done.
+    #[must_use]
+    fn watch(&mut self, task: TaskId, holder: &Holder) -> Option<Message>;
+    /// Gives a task its own socket.
+    fn open_socket(&mut self, task: TaskId);
+    /// Takes it away.
+    fn close_socket(&mut self, task: TaskId);
+    /// Drops everything about a task.
+    fn forget(&mut self, task: TaskId);
+}
+
+/// What happens to a task's own socket.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SocketOrder {
+    /// Listen.
+    Open(TaskId),
+    /// Stop, and remove the file.
+    Close(TaskId),
+}
+
+/// The means of one machine.
+#[derive(Debug)]
+pub struct Machine {
+    /// The journal's committer.
+    pub committer: Committer,
+    /// The journal's index.
+    pub store: Store,
+    /// Signing threads.
+    pub signers: Signers,
+    /// Eyes on holders.
+    pub watcher: Watcher,
+    /// Wakes whoever signs revocation lists.
+    pub crl: Arc<Notify>,
+    /// Orders for the tasks' own sockets.
+    pub sockets: mpsc::Sender<SocketOrder>,
+    /// Whether any task is held by a lineage, so that callers' ancestors are worth looking at.
+    pub lineage: Arc<AtomicBool>,
+}
+
+impl Means for Machine {
+    fn append(&mut self, records: &mut Vec<(Sequence, Record)>) -> Option<Message> {
+        for (sequence, record) in records.drain(..) {
+            if let Err(error) = self.committer.submit(sequence, record) {
+                tracing::error!(%error, "nothing is issued until a restart");
+                return Some(Message::Event(Event::JournalFailed));
+            }
+        }
+        None
+    }
+
+    fn sign(&mut self, ticket: Ticket, grant: Grant) -> Option<Message> {
+        self.signers.submit(ticket, grant)
+    }
+
+    fn refresh_crl(&mut self) {
+        self.crl.notify_one();
+    }
+
+    fn watch(&mut self, task: TaskId, holder: &Holder) -> Option<Message> {
+        self.lineage.fetch_or(matches!(holder, Holder::Lineage(_)), Ordering::Relaxed);
+        let error = self.watcher.watch(task, holder.clone(), None).err()?;
+        // A holder that cannot be watched could die unseen, so its task ends instead.
+        tracing::warn!(%task, %error, "the holder cannot be watched; its task ends");
+        Some(Message::Event(Event::WatcherBlinded { task }))
+    }
+
+    fn open_socket(&mut self, task: TaskId) {
+        self.order_socket(SocketOrder::Open(task));
+    }
+
+    fn close_socket(&mut self, task: TaskId) {
+        self.order_socket(SocketOrder::Close(task));
+    }
+
+    fn forget(&mut self, task: TaskId) {
+        self.watcher.unwatch(task);
+        self.store.forget(task);
+    }
+}
+
+impl Machine {
+    fn order_socket(&self, order: SocketOrder) {
+        if self.sockets.try_send(order).is_err() {
+            tracing::error!(?order, "too many orders for task sockets at once");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Threads that turn grants into credentials.
+//!
+//! A signature takes tens of microseconds of one core. Threads of their own keep it off the driver's
+//! turn; when their queue is full the driver signs itself, which slows it down exactly when it should.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, RwLock, mpsc},
+    thread::JoinHandle,
+};
+
+use mayfly_core::{Grant, Kind, Ticket};
+use mayfly_sign::{JwtSvid, KeyPool, SignError, Signer, X509Svid};
+
+use crate::{
+    clock::Clock,
+    driver::{Inbox, Message},
+};
+
+/// Grants that may wait for a thread.
+const QUEUE_MAX: usize = 4096;
+
+/// What was signed.
+#[derive(Debug)]
+pub enum Signed {
+    /// A certificate with its key.
+    X509(X509Svid),
+    /// A token.
+    Jwt(JwtSvid),
+}
+
+/// The keys in use. Replaced whole at a rotation.
+pub struct Keys {
+    signer: RwLock<Arc<Signer>>,
+    pool: KeyPool,
+    clock: Clock,
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Keys(..)")
+    }
+}
+
+impl Keys {
+    /// Starts with `signer`.
+    #[must_use]
+    pub fn new((signer, clock): (Arc<Signer>, Clock), pool: KeyPool) -> Self {
+        Self { signer: RwLock::new(signer), pool, clock }
+    }
+
+    /// Makes some keys ahead, if there is room.
+    pub fn top_up(&self, count: usize) {
+        if let Err(error) = self.pool.fill(count, (self.clock)()) {
+            tracing::error!(%error, "no keys could be made ahead");
+        }
+    }
+
+    /// The keys that sign now.
+    #[must_use]
+    pub fn signer(&self) -> Arc<Signer> {
+        Arc::clone(&self.signer.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts new keys in use.
+    pub fn replace(&self, signer: Arc<Signer>) {
+        *self.signer.write().unwrap_or_else(PoisonError::into_inner) = signer;
+    }
+
+    fn sign(&self, grant: Grant) -> Result<Signed, SignError> {
+        let signer = self.signer();
+        match grant.kind() {
+            Kind::X509 => {
+                let key = self.pool.take((self.clock)())?;
+                mayfly_sign::x509::issue(grant, &signer, key).map(Signed::X509)
+            }
+            Kind::Jwt => mayfly_sign::jwt::issue(grant, &signer).map(Signed::Jwt),
+        }
+    }
+}
+
+/// The threads and their queue.
+#[derive(Debug)]
+pub struct Signers {
+    queue: mpsc::SyncSender<(Ticket, Grant)>,
+    keys: Arc<Keys>,
+    _threads: Vec<JoinHandle<()>>,
+}
+
+impl Signers {
+    /// Starts `count` threads.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(count: usize, keys: &Arc<Keys>, inbox: &Inbox) -> std::io::Result<Self> {
+        let (queue, work) = mpsc::sync_channel(QUEUE_MAX);
+        let work = Arc::new(Mutex::new(work));
+        let threads = (0..count).map(|at| {
+            let (work, keys, inbox) = (Arc::clone(&work), Arc::clone(keys), inbox.clone());
+            let thread = std::thread::Builder::new().name(format!("sign-{at}"));
+            thread.spawn(move || work_off(&work, &keys, &inbox))
+        });
+        let threads = threads.collect::<Result<_, _>>()?;
+        Ok(Self { queue, keys: Arc::clone(keys), _threads: threads })
+    }
+
+    /// Signs `grant`; the answer arrives at the driver as [`Message::Signed`], or is returned when
+    /// every thread is busy and the queue is full.
+    #[must_use]
+    pub fn submit(&self, ticket: Ticket, grant: Grant) -> Option<Message> {
+        match self.queue.try_send((ticket, grant)) {
+            Ok(()) => None,
+            Err(
+                mpsc::TrySendError::Full((ticket, grant))
+                | mpsc::TrySendError::Disconnected((ticket, grant)),
+            ) => Some(Message::Signed(ticket, self.keys.sign(grant))),
+        }
+    }
+}
+
+fn work_off(work: &Mutex<mpsc::Receiver<(Ticket, Grant)>>, keys: &Keys, inbox: &Inbox) {
+    loop {
+        let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((ticket, grant)) = next else { return };
+        if !inbox.tell_blocking(Message::Signed(ticket, keys.sign(grant))) {
+            return;
+        }
+    }
+}
