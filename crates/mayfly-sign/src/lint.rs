@@ -3,7 +3,16 @@
 //! The writer of [`x509`](crate::x509) is fast because it knows the form by heart. This module does
 //! not share a single constant with it: it parses what was written with an independent parser and
 //! compares every field with the grant. A certificate with anything missing, doubled, altered or
-//! added is withheld. It costs about an eighth of the signature.
+//! added is withheld.
+//!
+//! The parser is kind: it takes a certificate whose tags or booleans are not quite what they should
+//! be (a test that flips every bit found 400 such flips), and a strict verifier would then refuse at
+//! a peer what was accepted here. So [`shape`] looks at the skeleton too: every tag, every length in
+//! its shortest form, nothing left over.
+
+mod shape;
+#[cfg(test)]
+mod tests;
 
 use mayfly_core::{Serial, SpiffeId, Timestamp};
 use x509_parser::{
@@ -53,6 +62,7 @@ pub struct Flaw {
 /// # Errors
 /// [`Flaw`] names the first field that differs.
 pub fn check(der: &[u8], expected: &Expected<'_>) -> Result<(), Flaw> {
+    let is_shaped = shape::is_leaf(der, expected.crl_url.is_some());
     let (rest, certificate) = x509_parser::parse_x509_certificate(der)
         .map_err(|_unparsable| Flaw { field: "encoding" })?;
     ensure(rest.is_empty(), "encoding")?;
@@ -60,7 +70,9 @@ pub fn check(der: &[u8], expected: &Expected<'_>) -> Result<(), Flaw> {
     check_key(&certificate.tbs_certificate.subject_pki, expected.key)?;
     check_extensions(&certificate, expected)?;
     let signature = &certificate.signature_value;
-    ensure(signature.unused_bits == 0 && !signature.data.is_empty(), "signatureValue")
+    ensure(signature.unused_bits == 0 && !signature.data.is_empty(), "signatureValue")?;
+    // Last, because it only says that something is wrong, and a field's name says more.
+    ensure(is_shaped, "encoding")
 }
 
 fn ensure(holds: bool, field: &'static str) -> Result<(), Flaw> {

@@ -173,8 +173,10 @@ struct Blanks<'a> {
 pub(crate) struct Template {
     /// Signature algorithm and issuer.
     head: Vec<u8>,
-    /// The extensions that do not vary.
-    extensions: Vec<u8>,
+    /// The extensions before the name: the authority's key identifier.
+    before_name: Vec<u8>,
+    /// Those between the name and the key's identifier: usages, and the distribution point.
+    after_name: Vec<u8>,
     crl_url: Option<String>,
 }
 
@@ -182,21 +184,24 @@ impl Template {
     pub(crate) fn new(authority: &X509Authority, crl_url: Option<String>) -> Self {
         let mut head = ECDSA_WITH_SHA256.to_vec();
         head.extend_from_slice(authority.name_der());
-        let mut extensions = [KEY_USAGE, EXTENDED_KEY_USAGE, BASIC_CONSTRAINTS].concat();
-        put_extension(&mut extensions, OID_AUTHORITY_KEY_IDENTIFIER, |out| {
-            nest(out, SEQUENCE, |out| put(out, CONTEXT_0_PRIMITIVE, authority.identifier()));
+        let mut before_name = Vec::new();
+        put_extension(&mut before_name, OID_AUTHORITY_KEY_IDENTIFIER, |out| {
+            nest(out, SEQUENCE, |out| {
+                put(out, CONTEXT_0_PRIMITIVE, authority.identifier());
+            });
         });
+        let mut after_name = [KEY_USAGE, EXTENDED_KEY_USAGE].concat();
         if let Some(url) = &crl_url {
-            put_extension(&mut extensions, OID_CRL_DISTRIBUTION_POINTS, |out| {
+            put_extension(&mut after_name, OID_CRL_DISTRIBUTION_POINTS, |out| {
                 put_distribution_point(out, url);
             });
         }
-        Self { head, extensions, crl_url }
+        Self { head, before_name, after_name, crl_url }
     }
 
     /// Fills in the blanks and signs.
     fn fill(&self, blanks: &Blanks<'_>, authority: &X509Authority) -> Result<Vec<u8>, SignError> {
-        let room = LEAF_BYTES + blanks.spiffe_id.as_str().len() + self.extensions.len();
+        let room = LEAF_BYTES + blanks.spiffe_id.as_str().len() + self.after_name.len();
         let mut validity = Vec::with_capacity(40);
         put_time(&mut validity, blanks.not_before)?;
         put_time(&mut validity, blanks.not_after)?;
@@ -227,14 +232,32 @@ impl Template {
         Ok(certificate)
     }
 
+    /// A leaf that says what is expected, for the tests of the reader.
+    #[cfg(test)]
+    pub(crate) fn sign_for_test(&self, expected: &lint::Expected<'_>) -> Vec<u8> {
+        let blanks = Blanks {
+            serial: expected.serial,
+            spiffe_id: expected.spiffe_id,
+            not_before: expected.not_before,
+            not_after: expected.not_after,
+            key: expected.key,
+        };
+        self.fill(&blanks, expected.issuer).unwrap_or_default()
+    }
+
+    /// In the order in which rcgen writes them, so that the two can be compared octet by octet.
     fn put_extensions(&self, out: &mut Vec<u8>, blanks: &Blanks<'_>) {
-        out.extend_from_slice(&self.extensions);
+        out.extend_from_slice(&self.before_name);
+        put_extension(out, OID_SUBJECT_ALT_NAME, |out| {
+            nest(out, SEQUENCE, |out| {
+                put(out, URI, blanks.spiffe_id.as_str().as_bytes());
+            });
+        });
+        out.extend_from_slice(&self.after_name);
         put_extension(out, OID_SUBJECT_KEY_IDENTIFIER, |out| {
             put(out, OCTET_STRING, &blanks.key.identifier());
         });
-        put_extension(out, OID_SUBJECT_ALT_NAME, |out| {
-            nest(out, SEQUENCE, |out| put(out, URI, blanks.spiffe_id.as_str().as_bytes()));
-        });
+        out.extend_from_slice(BASIC_CONSTRAINTS);
     }
 
     /// What the reader must find.
