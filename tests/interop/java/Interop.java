@@ -77,11 +77,11 @@ public final class Interop {
         }
         try (WorkloadApiClient client = DefaultWorkloadApiClient.newClient()) {
             Interop interop = new Interop(client, patience);
-            X509Svid first = interop.fetchX509();
+            interop.fetchX509();
             String token = interop.fetchJwt();
             interop.mtls();
             if (args.contains("--until-rotated")) {
-                interop.untilRotated(first);
+                interop.untilRotated();
             }
             if (args.contains("--until-ended")) {
                 interop.untilEnded(token);
@@ -89,7 +89,7 @@ public final class Interop {
         }
     }
 
-    private X509Svid fetchX509() throws Exception {
+    private void fetchX509() throws Exception {
         X509Context context = client.fetchX509Context();
         X509Svid svid = context.getDefaultSvid();
         sayX509(svid);
@@ -99,7 +99,6 @@ public final class Interop {
                 .forEach(name -> say("bundle", "\"kind\":\"x509\",\"trust_domain\":" + quoted(name)));
         X509SvidValidator.verifyChain(svid.getChain(), context.getX509BundleSet());
         say("validated", "\"what\":\"x509\"");
-        return svid;
     }
 
     private String fetchJwt() throws Exception {
@@ -179,14 +178,17 @@ public final class Interop {
         return leaf.getSubjectAlternativeNames().iterator().next().get(1).toString();
     }
 
-    private void untilRotated(X509Svid first) throws Exception {
+    /** A rotation is a second certificate on one and the same stream. */
+    private void untilRotated() throws Exception {
         BlockingQueue<X509Svid> seen = watch();
-        X509Svid next = first;
-        while (serial(next).equals(serial(first))) {
+        X509Svid first = null;
+        X509Svid next = null;
+        while (first == null || serial(next).equals(serial(first))) {
             next = seen.poll(patience.toMillis(), TimeUnit.MILLISECONDS);
             if (next == null) {
                 throw new IllegalStateException("no rotation within " + patience.toSeconds() + " s");
             }
+            first = first == null ? next : first;
         }
         sayX509(next);
         say("rotated", "\"serial\":" + quoted(serial(next)));

@@ -178,10 +178,12 @@ function watch(client, patience, onSvid) {
   });
 }
 
-async function untilRotated(client, before, patience) {
-  const known = serial(certificates(before.x509_svid)[0]);
+/** A rotation is a second certificate on one and the same stream. */
+async function untilRotated(client, patience) {
+  let known;
   const outcome = await watch(client, patience, (svid) => {
     const next = serial(certificates(svid.x509_svid)[0]);
+    known ??= next;
     if (next === known) return false;
     sayX509(svid);
     say('rotated', { serial: next });
@@ -223,7 +225,7 @@ async function main(args) {
   const svid = await fetchX509(client);
   const token = await fetchJwt(client);
   await mtls(svid);
-  if (args.includes('--until-rotated')) await untilRotated(client, svid, patience);
+  if (args.includes('--until-rotated')) await untilRotated(client, patience);
   if (args.includes('--until-ended')) await untilEnded(client, token, patience);
   client.close();
 }

@@ -62,7 +62,6 @@ def fetch_x509(client):
         say("bundle", kind="x509", trust_domain=bundle.trust_domain.name)
     verify_chain(svid, context.x509_bundle_set.get_bundle_for_trust_domain(svid.spiffe_id.trust_domain))
     say("validated", what="x509")
-    return svid
 
 
 def fetch_jwt(client):
@@ -113,15 +112,18 @@ def mtls(source):
     listener.close()
 
 
-def until_rotated(client, first, patience):
+def until_rotated(client, patience):
+    """A rotation is a second certificate on one and the same stream."""
     seen = queue.Queue()
     watch = client.stream_x509_contexts(lambda c: seen.put(c.default_svid), seen.put)
+    first = None
     while True:
         item = seen.get(timeout=patience)
         if isinstance(item, Exception):
             raise item
-        if serial_of(item) != serial_of(first):
+        if first is not None and serial_of(item) != serial_of(first):
             break
+        first = first or item
     watch.cancel()
     say_x509(item)
     say("rotated", serial=serial_of(item))
@@ -161,12 +163,12 @@ def main():
     parser.add_argument("--patience", type=float, default=60)
     args = parser.parse_args()
     with WorkloadApiClient() as client:
-        svid = fetch_x509(client)
+        fetch_x509(client)
         token = fetch_jwt(client)
         with X509Source(client, timeout_in_seconds=CALL_SECONDS) as source:
             mtls(source)
             if args.until_rotated:
-                until_rotated(client, svid, args.patience)
+                until_rotated(client, args.patience)
             if args.until_ended:
                 until_ended(client, source, token, args.patience)
 

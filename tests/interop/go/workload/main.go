@@ -61,7 +61,7 @@ func run(untilRotated, untilEnded bool, patience time.Duration) error {
 		return err
 	}
 	if untilRotated {
-		return rotated(ctx, source, first, patience)
+		return rotated(ctx, source, patience)
 	}
 	if untilEnded {
 		return ended(ctx, client, source, token, patience)
@@ -166,16 +166,20 @@ func mtls(ctx context.Context, source *workloadapi.X509Source, self spiffeid.ID)
 	return nil
 }
 
-func rotated(ctx context.Context, source *workloadapi.X509Source, first *x509svid.SVID, patience time.Duration) error {
+// rotated waits for a second certificate on the one stream that the source keeps open.
+func rotated(ctx context.Context, source *workloadapi.X509Source, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	before := say.Serial(first.Certificates[0])
+	first, err := source.GetX509SVID()
+	if err != nil {
+		return err
+	}
 	for {
 		svid, err := source.GetX509SVID()
 		if err != nil {
 			return err
 		}
-		if serial := say.Serial(svid.Certificates[0]); serial != before {
+		if serial := say.Serial(svid.Certificates[0]); serial != say.Serial(first.Certificates[0]) {
 			say.X509(svid.ID.String(), svid.Certificates[0])
 			say.Event("rotated", say.Fields{"serial": serial})
 			return nil

@@ -46,14 +46,14 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Failure> {
     let (until, patience) = arguments()?;
     let client = timeout(CALL, WorkloadApiClient::connect_env()).await??;
-    let first = fetch_x509(&client).await?;
+    fetch_x509(&client).await?;
     let token = fetch_jwt(&client).await?;
     let source = timeout(CALL, X509Source::new()).await??;
     let peer = mtls(&source).await?;
     say("mtls", json!({ "ok": true, "peer": peer }));
     match until {
         Until::Once => Ok(()),
-        Until::Rotated => rotated(&source, &first, patience).await,
+        Until::Rotated => rotated(&client, patience).await,
         Until::Ended => ended(&client, &source, &token, patience).await,
     }
 }
@@ -78,7 +78,7 @@ fn arguments() -> Result<(Until, Duration), Failure> {
     Ok((until, patience))
 }
 
-async fn fetch_x509(client: &WorkloadApiClient) -> Result<Arc<X509Svid>, Failure> {
+async fn fetch_x509(client: &WorkloadApiClient) -> Result<(), Failure> {
     let context = timeout(CALL, client.fetch_x509_context()).await??;
     let svid = context.default_svid().ok_or("no default svid")?;
     say_x509(svid)?;
@@ -91,7 +91,7 @@ async fn fetch_x509(client: &WorkloadApiClient) -> Result<Arc<X509Svid>, Failure
         .ok_or("no bundle of the own trust domain")?;
     verify_chain(svid, &bundle)?;
     say("validated", json!({ "what": "x509" }));
-    Ok(Arc::clone(svid))
+    Ok(())
 }
 
 /// The crate has no chain check for a bare certificate; this is the one its TLS verifier builds on.
@@ -168,16 +168,18 @@ async fn mtls(source: &X509Source) -> Result<String, Failure> {
     Ok(spiffe::cert::spiffe_id_from_der(&leaf)?.to_string())
 }
 
-async fn rotated(source: &X509Source, first: &X509Svid, patience: Duration) -> Result<(), Failure> {
-    let before = serial(first)?;
-    let mut updates = source.updated();
+/// A rotation is a second certificate on one and the same stream.
+async fn rotated(client: &WorkloadApiClient, patience: Duration) -> Result<(), Failure> {
+    let mut stream = timeout(CALL, client.stream_x509_contexts()).await??;
+    let mut first = None;
     let next = timeout(patience, async {
         loop {
-            let svid = source.svid()?;
-            if serial(&svid)? != before {
+            let context = stream.next().await.ok_or("the stream came to an end")??;
+            let svid = Arc::clone(context.default_svid().ok_or("no default svid")?);
+            let serial = serial(&svid)?;
+            if *first.get_or_insert_with(|| serial.clone()) != serial {
                 return Ok::<_, Failure>(svid);
             }
-            updates.changed().await?;
         }
     })
     .await
