@@ -1,0 +1,314 @@
+//! A desk that says what it is told to, a served socket, and clients.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use mayfly_attest::{CollectOptions, Collector};
+use mayfly_core::{
+    Closing, Delta, Denial, Evidence, Identity, Place, PolicyEpoch, RevocationSet, Serial,
+    SpiffeId, TaskId, TaskVersion, Timestamp, TrustDomain,
+};
+use mayfly_proto::{
+    mayfly::v1::revocation_feed_client::RevocationFeedClient,
+    spiffe::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient,
+};
+use mayfly_serve::{
+    Bundles, Clock, Desk, Doors, Eyes, Introduced, JwtSvid, Listener, LocalEyes, Reply, Services,
+    Validated, X509Svid, desk::Following, quota::Quota,
+};
+use tokio::sync::{broadcast, watch};
+use tonic::{
+    Request, Status,
+    transport::{Channel, Endpoint},
+};
+
+/// Nothing in these tests takes this long; what does has hung.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the desk will say.
+#[derive(Clone, Debug)]
+pub(crate) struct Script {
+    pub(crate) who: Result<Vec<Identity>, Denial>,
+    pub(crate) x509: Option<Denial>,
+    pub(crate) x509_of: BTreeMap<TaskId, Denial>,
+    pub(crate) token: Option<Denial>,
+    pub(crate) ttl_ms: u64,
+}
+
+/// The desk, and what it was asked.
+#[derive(Debug)]
+pub(crate) struct Scripted {
+    pub(crate) script: Mutex<Script>,
+    pub(crate) bundles: watch::Sender<Arc<Bundles>>,
+    pub(crate) set: Mutex<RevocationSet>,
+    pub(crate) deltas: broadcast::Sender<Arc<Delta>>,
+    pub(crate) met: Mutex<Vec<Evidence>>,
+    pub(crate) issued: AtomicU64,
+    news: Mutex<BTreeMap<TaskId, watch::Sender<Option<Closing>>>>,
+    start: tokio::time::Instant,
+}
+
+impl Scripted {
+    pub(crate) fn now(&self) -> Timestamp {
+        let since = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Timestamp(1_800_000_000_000 + since)
+    }
+
+    pub(crate) fn tell(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut self.script.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn close(&self, task: TaskId, why: Closing) {
+        let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        news.get(&task).expect("the task was introduced").send_replace(Some(why));
+    }
+
+    pub(crate) fn issued(&self) -> u64 {
+        self.issued.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn met(&self) -> Vec<Evidence> {
+        self.met.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn script(&self) -> Script {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn reply<T: Send + 'static>(answer: Result<T, Denial>) -> Reply<T> {
+    Box::pin(std::future::ready(answer))
+}
+
+/// The scripted desk behind the trait.
+#[derive(Clone, Debug)]
+pub(crate) struct TestDesk(pub(crate) Arc<Scripted>);
+
+impl Desk for TestDesk {
+    fn introduce(&self, evidence: Evidence) -> Reply<Vec<Introduced>> {
+        self.0.met.lock().unwrap_or_else(PoisonError::into_inner).push(evidence);
+        let mut news = self.0.news.lock().unwrap_or_else(PoisonError::into_inner);
+        reply(self.0.script().who.map(|who| {
+            who.into_iter()
+                .map(|identity| {
+                    let sender =
+                        news.entry(identity.task).or_insert_with(|| watch::channel(None).0);
+                    Introduced { news: sender.subscribe(), identity, epoch: PolicyEpoch(1) }
+                })
+                .collect()
+        }))
+    }
+
+    fn x509(&self, who: &Introduced) -> Reply<X509Svid> {
+        let script = self.0.script();
+        if let Some(denial) =
+            script.x509.or_else(|| script.x509_of.get(&who.identity.task).copied())
+        {
+            return reply(Err(denial));
+        }
+        let number = self.0.issued.fetch_add(1, Ordering::SeqCst);
+        let now = self.0.now();
+        reply(Ok(X509Svid {
+            spiffe_id: who.identity.spiffe_id.clone(),
+            chain: Bytes::from(format!("chain {number}")),
+            key: Bytes::from(format!("key {number}")),
+            not_before: now,
+            not_after: Timestamp(now.0 + script.ttl_ms),
+            serial: Serial::new(Place::default(), number),
+        }))
+    }
+
+    fn jwt(&self, who: &Introduced, audience: Vec<String>) -> Reply<JwtSvid> {
+        reply(Ok(JwtSvid {
+            spiffe_id: who.identity.spiffe_id.clone(),
+            token: format!("token for {}", audience.join(" ")),
+            not_after: self.0.now(),
+        }))
+    }
+
+    fn validate(&self, who: Vec<Introduced>, audience: String, _token: String) -> Reply<Validated> {
+        if let Some(denial) = self.0.script().token {
+            return reply(Err(denial));
+        }
+        let id = who.first().expect("somebody asks").identity.spiffe_id.clone();
+        let claims = serde_json::json!({
+            "sub": id.as_str(), "aud": [audience], "exp": 1_800_000_000, "deep": {"list": [true, null]},
+        });
+        let claims = claims.as_object().expect("an object").clone();
+        reply(Ok(Validated { spiffe_id: id, claims }))
+    }
+
+    fn bundles(&self) -> watch::Receiver<Arc<Bundles>> {
+        self.0.bundles.subscribe()
+    }
+
+    fn follow(&self) -> Reply<Following> {
+        let deltas = self.0.deltas.subscribe();
+        let set = self.0.set.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        reply(Ok((set, deltas)))
+    }
+}
+
+pub(crate) fn domain(name: &str) -> TrustDomain {
+    TrustDomain::parse(name).expect("a trust domain")
+}
+
+pub(crate) fn task(number: u8) -> TaskId {
+    TaskId::from_bytes([number; 16])
+}
+
+pub(crate) fn identity(number: u8, hint: &str, federates_with: &[&str]) -> Identity {
+    let uri = format!("spiffe://example.org/w/{number}");
+    Identity {
+        task: task(number),
+        version: TaskVersion(1),
+        spiffe_id: SpiffeId::parse(&uri).expect("a spiffe id"),
+        hint: hint.to_owned(),
+        federates_with: federates_with.iter().map(|name| domain(name)).collect(),
+    }
+}
+
+pub(crate) fn bundles(own: &str) -> Bundles {
+    let map = |kind: &str| {
+        let entry = |name: &str, bundle: String| (domain(name), Bytes::from(bundle));
+        BTreeMap::from([
+            entry("example.org", format!("{kind} {own}")),
+            entry("friend.org", format!("{kind} of a friend")),
+            entry("stranger.org", format!("{kind} of a stranger")),
+            entry("empty.org", String::new()),
+        ])
+    };
+    Bundles { x509: map("x509"), jwt: map("jwt"), crls: vec![Bytes::from_static(b"crl 1")] }
+}
+
+/// A served socket with everything behind it.
+pub(crate) struct Served {
+    pub(crate) desk: Arc<Scripted>,
+    pub(crate) doors: Arc<Doors>,
+    pub(crate) services: Services,
+    pub(crate) connections: Arc<Quota>,
+    pub(crate) path: PathBuf,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+/// Serves one identity, `spiffe://example.org/w/1`, to whoever comes.
+pub(crate) async fn served() -> Served {
+    served_with(|desk| {
+        let clock = clock_of(desk);
+        let options = CollectOptions { sha256: false, names: false, ..CollectOptions::default() };
+        Arc::new(LocalEyes::new(Arc::new(Collector::default()), Arc::new(move || options), clock))
+    })
+    .await
+}
+
+pub(crate) fn clock_of(desk: &Arc<Scripted>) -> Clock {
+    let desk = Arc::clone(desk);
+    Arc::new(move || desk.now())
+}
+
+pub(crate) async fn served_with(eyes: impl FnOnce(&Arc<Scripted>) -> Arc<dyn Eyes>) -> Served {
+    let desk = Arc::new(Scripted {
+        script: Mutex::new(Script {
+            who: Ok(vec![identity(1, "", &[])]),
+            x509: None,
+            x509_of: BTreeMap::new(),
+            token: None,
+            ttl_ms: 3_600_000,
+        }),
+        bundles: watch::channel(Arc::new(bundles("1"))).0,
+        set: Mutex::default(),
+        deltas: broadcast::channel(4).0,
+        met: Mutex::default(),
+        issued: AtomicU64::new(0),
+        news: Mutex::default(),
+        start: tokio::time::Instant::now(),
+    });
+    let services =
+        Services::new(Arc::new(TestDesk(Arc::clone(&desk))), eyes(&desk), clock_of(&desk));
+    let services = services.await.expect("the descriptors are whole");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("w.sock");
+    let connections = Quota::new(16_000, 15_000);
+    let doors = Arc::new(Doors::new(Arc::clone(&connections)));
+    let listener = Listener::bind(&path, 0o600).expect("the path is free");
+    doors.open(None, listener, services.routes());
+    Served { desk, doors, services, connections, path, folder }
+}
+
+pub(crate) async fn channel(path: &std::path::Path) -> Channel {
+    let path = path.to_owned();
+    Endpoint::from_static("http://localhost")
+        .connect_with_connector(tower::service_fn(move |_| {
+            let path = path.clone();
+            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+        }))
+        .await
+        .expect("somebody listens")
+}
+
+pub(crate) type Client = SpiffeWorkloadApiClient<Channel>;
+
+impl Served {
+    pub(crate) async fn client(&self) -> Client {
+        SpiffeWorkloadApiClient::new(channel(&self.path).await)
+    }
+
+    pub(crate) async fn follower(&self) -> RevocationFeedClient<Channel> {
+        RevocationFeedClient::new(channel(&self.path).await)
+    }
+}
+
+/// A request with the header of the standard.
+pub(crate) fn ask<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let value = tonic::metadata::MetadataValue::from_static("true");
+    request.metadata_mut().insert("workload.spiffe.io", value);
+    request
+}
+
+/// Waits for `work`, but not for ever.
+pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work).await.expect("this should not take long")
+}
+
+/// The next message of a stream that goes on.
+pub(crate) async fn next<T>(stream: &mut tonic::Streaming<T>) -> T {
+    soon(stream.message())
+        .await
+        .expect("the stream goes on")
+        .expect("the stream has a next message")
+}
+
+/// The status with which a stream ends after any number of messages.
+pub(crate) async fn end<T>(stream: &mut tonic::Streaming<T>) -> Status {
+    soon(async {
+        loop {
+            match stream.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => break Status::ok("the stream ended without a word"),
+                Err(status) => break status,
+            }
+        }
+    })
+    .await
+}
+
+/// Waits until `done` says so.
+pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..2_000 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(done(), "never happened: {what}");
+}
