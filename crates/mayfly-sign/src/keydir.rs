@@ -26,7 +26,8 @@ use zeroize::Zeroizing;
 use crate::{
     authority::{JwtAuthority, Unusable, X509Authority},
     error::KeyDirError,
-    keyring::{Authorities, Rotates, Standing, Track},
+    keyring::Authorities,
+    rotation::{Rotates, Standing, Track},
 };
 
 /// The newest format that is understood, and the one that is written.

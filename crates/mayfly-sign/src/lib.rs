@@ -27,6 +27,7 @@ mod keydir;
 pub mod keyring;
 pub mod keys;
 pub mod lint;
+pub mod rotation;
 pub mod signer;
 pub mod x509;
 
@@ -34,7 +35,8 @@ pub use authority::{JwtAuthority, X509Authority};
 pub use crl::Reason;
 pub use error::{KeyDirError, SignError};
 pub use jwt::JwtSvid;
-pub use keyring::{AuthorityView, KeyRing, RotationPolicy, RotationStep, Standing};
+pub use keyring::{AuthorityView, KeyRing};
 pub use keys::{KeyPool, LeafKey, PublicPoint};
+pub use rotation::{RotationPolicy, RotationStep, Standing};
 pub use signer::{PublicUrl, Signer};
 pub use x509::{Certificate, X509Svid};

@@ -6,8 +6,8 @@
 //! added is withheld.
 //!
 //! The parser is kind: it takes a certificate whose tags or booleans are not quite what they should
-//! be (a test that flips every bit found 400 such flips), and a strict verifier would then refuse at
-//! a peer what was accepted here. So [`shape`] looks at the skeleton too: every tag, every length in
+//! be (a test that flips every bit found more than two hundred such flips), and a strict verifier would then refuse at
+//! a peer what was accepted here. So `shape` looks at the skeleton too: every tag, every length in
 //! its shortest form, nothing left over.
 
 mod shape;

@@ -87,8 +87,9 @@ fn issuing_costs_little_more_than_its_signature() {
         "{{\"x509_core_ratio\":{x509_core:.3},\"x509_with_keygen_ratio\":{x509_keyed:.3},\
          \"jwt_core_ratio\":{jwt_core:.3},\"lint_ratio\":{lint:.3}}}"
     );
-    // Roomy: this is no benchmark. It notices a key that is parsed again or a check that got heavy.
-    assert!(x509_core < 1.6, "x509 {x509_core}");
-    assert!(jwt_core < 1.4, "jwt {jwt_core}");
-    assert!(lint < 0.4, "lint {lint}");
+    // Roomy: this is no benchmark, and an unoptimised parser costs twice what it does in a release.
+    // What it notices is a key that is parsed again for each credential, which adds 0.7.
+    assert!(x509_core < 2.0, "x509 {x509_core}");
+    assert!(jwt_core < 1.5, "jwt {jwt_core}");
+    assert!(lint < 0.6, "lint {lint}");
 }
