@@ -155,17 +155,18 @@ impl Profiles {
     /// asked.
     #[must_use]
     pub fn needs_names(&self) -> bool {
-        let mut selectors = self.profiles.iter().flat_map(|profile| &profile.selectors);
-        selectors.any(|selector| matches!(selector.kind(), "unix:user" | "unix:group"))
+        self.asks_for(&["unix:user", "unix:group"])
     }
 
     /// Whether any profile asks for the digest of the executable. Reading a whole binary is the one
     /// dear piece of evidence, so it is collected only if somebody looks at it.
     #[must_use]
     pub fn needs_sha256(&self) -> bool {
-        self.profiles
-            .iter()
-            .flat_map(|profile| &profile.selectors)
-            .any(|selector| selector.kind() == "unix:sha256")
+        self.asks_for(&["unix:sha256"])
+    }
+
+    fn asks_for(&self, kinds: &[&str]) -> bool {
+        let mut selectors = self.profiles.iter().flat_map(|profile| &profile.selectors);
+        selectors.any(|selector| kinds.contains(&selector.kind()))
     }
 }

@@ -104,6 +104,14 @@ fn a_digest_is_needed_only_if_some_profile_asks_for_it() {
 }
 
 #[test]
+fn names_are_needed_only_if_some_profile_asks_for_them() {
+    assert!(!profiles().needs_names());
+    for name in ["unix:user:web", "unix:group:web"] {
+        assert!(parse(&FILE.replace("unix:gid:2", name)).needs_names(), "{name}");
+    }
+}
+
+#[test]
 fn an_edition_knows_what_is_gone_and_what_has_changed() {
     let old = profiles();
     let new = parse(&FILE.replace("\"other\"", "\"another\"").replace("\"unix:uid:1\", ", ""));

@@ -1,0 +1,42 @@
+#!/bin/sh
+# Fuzzes one target: ./run.sh TARGET SECONDS [libFuzzer options]
+#
+# Works on the pinned stable toolchain: coverage comes from LLVM's own pass, asked for with the
+# flags below, so neither cargo-fuzz nor a nightly compiler is needed. What is found on the way is
+# kept in target/corpus/TARGET; a crash is written to target/crashes/TARGET and should be copied to
+# ../corpus/TARGET, where CI replays it for ever.
+#
+# `./run.sh minimise TARGET` distils everything found into ../corpus/TARGET.
+set -eu
+cd "$(dirname "$0")"
+
+export CARGO_TARGET_DIR="$PWD/target"
+# An explicit target keeps these flags away from build scripts and procedural macros.
+triple=$(rustc -vV | sed -n 's/^host: //p')
+export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+-Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 --cfg fuzzing"
+
+build() {
+    cargo build --quiet --locked --target "$triple" --bin "$1"
+    found="target/corpus/$1" crashes="target/crashes/$1" binary="target/$triple/debug/$1"
+    mkdir -p "$found" "$crashes" "../corpus/$1"
+}
+
+if [ "${1:?usage: run.sh TARGET SECONDS | run.sh minimise TARGET}" = minimise ]; then
+    target=${2:?which target}
+    build "$target"
+    small="target/minimised/$target"
+    rm -rf "$small" && mkdir -p "$small"
+    "$binary" -merge=1 -max_len=2048 "$small" "../corpus/$target" "$found"
+    ls "$small" | wc -l
+    exit
+fi
+
+target=$1 seconds=${2:?how many seconds}
+shift 2
+build "$target"
+# The journal's target writes files, and what it looks for is not in the disk.
+[ -w /dev/shm ] && export TMPDIR=/dev/shm
+exec "$binary" -max_total_time="$seconds" -max_len=8192 -timeout=10 -rss_limit_mb=2048 \
+    -print_final_stats=1 -artifact_prefix="$crashes/" "$@" "$found" "../corpus/$target"
