@@ -7,7 +7,8 @@
 use std::{sync::Arc, time::Duration};
 
 use mayfly_core::{
-    Bitmap, Change, Delta, Place, Position, Sequence, Shard, Slot, Status, Timestamp, Window,
+    Bitmap, Change, Delta, Place, Position, RevocationSet, Sequence, Serial, Shard, Slot, Status,
+    Timestamp, Window,
 };
 use mayfly_proto::mayfly::v1::{
     self as wire, follow_response::Message, revocation_feed_client::RevocationFeedClient,
@@ -20,12 +21,16 @@ use crate::{
     endpoint::Endpoint,
     patience::{Patience, Sight},
     refused::Refused,
-    view::{Hole, View, snapshot},
+    view::{Hole, View},
     workload::request,
 };
 
-/// Largest message of the feed: a snapshot of a day's windows, a few of them full.
-const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Largest message of the feed: a full window and something around it.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Windows in one snapshot. The longest credential life spans 145 of them.
+const WINDOWS_MAX: usize = 512;
+/// Credentials revoked on their own in one snapshot.
+const SERIALS_MAX: usize = 4_000_000;
 
 /// Follows one feed until it is dropped; then its view is dark for good.
 #[derive(Debug)]
@@ -106,6 +111,7 @@ async fn follow_once(channel: Channel, view: &View, backoff: &mut Backoff) -> Re
     let mut stream: Streaming<wire::FollowResponse> =
         within(silence, client.follow(ask)).await??.into_inner();
     let mut first = true;
+    let mut parts = None;
     loop {
         let message = within(silence, stream.message()).await??.ok_or(Lost::Ended)?;
         let message = message.message.ok_or(Lost::Malformed)?;
@@ -113,8 +119,8 @@ async fn follow_once(channel: Channel, view: &View, backoff: &mut Backoff) -> Re
         if first && !matches!(message, Message::Snapshot(_)) {
             return Err(Hole::NoSnapshot.into());
         }
-        take(view, message)?;
-        if !first {
+        take(view, &mut parts, message)?;
+        if !first && parts.is_none() {
             // A snapshot alone does not prove that the feed works; what follows it does.
             backoff.reset();
         }
@@ -126,25 +132,31 @@ async fn within<T>(silence: Duration, wait: impl Future<Output = T>) -> Result<T
     tokio::time::timeout(silence, wait).await.map_err(|_elapsed| Lost::Silent)
 }
 
-fn take(view: &View, message: Message) -> Result<(), Lost> {
+/// Takes one message. A snapshot may come in parts; `parts` holds those that came so far, and nothing
+/// may come between them.
+fn take(view: &View, parts: &mut Option<RevocationSet>, message: Message) -> Result<(), Lost> {
     let now = Instant::now();
+    if parts.is_some() && !matches!(message, Message::Snapshot(_)) {
+        return Err(Lost::Malformed);
+    }
     match message {
         Message::Snapshot(message) => {
-            let position = position(message.shard, message.position)?;
-            let windows = message
-                .windows
-                .into_iter()
-                .map(|one| Some((Window(one.window), Bitmap::from_packed(one.statuses.to_vec())?)))
-                .collect::<Option<Vec<_>>>()
-                .ok_or(Lost::Malformed)?;
-            view.replace(snapshot(position, windows), now)?;
-            tracing::debug!(position = position.sequence.0, "snapshot taken");
+            let more = message.more;
+            let set = collect(parts.take(), message)?;
+            if more {
+                *parts = Some(set);
+                return Ok(());
+            }
+            tracing::debug!(position = set.position().sequence.0, "snapshot taken");
+            view.replace(set, now)?;
         }
         Message::Delta(message) => {
+            let places = message.changes.iter().map(change);
+            let serials = message.serials.iter().map(revoked_serial);
             let delta = Delta {
                 from: position(message.shard, message.from)?,
                 to: position(message.shard, message.to)?,
-                changes: message.changes.iter().map(change).collect::<Result<_, _>>()?,
+                changes: places.chain(serials).collect::<Result<_, _>>()?,
             };
             view.apply(&delta, now)?;
         }
@@ -154,6 +166,31 @@ fn take(view: &View, message: Message) -> Result<(), Lost> {
         }
     }
     Ok(())
+}
+
+/// Adds one part of a snapshot to those before it, which must be of the same position.
+fn collect(parts: Option<RevocationSet>, part: wire::Snapshot) -> Result<RevocationSet, Lost> {
+    let position = position(part.shard, part.position)?;
+    let mut set = parts.unwrap_or_else(|| RevocationSet::at(position));
+    if set.position() != position {
+        return Err(Lost::Malformed);
+    }
+    for one in part.windows {
+        let bitmap = Bitmap::from_packed(one.statuses.to_vec()).ok_or(Lost::Malformed)?;
+        set.insert_window(Window(one.window), bitmap);
+    }
+    for one in &part.serials {
+        set.take(revoked_serial(one)?);
+    }
+    if set.windows().count() > WINDOWS_MAX || set.serials().count() > SERIALS_MAX {
+        return Err(Lost::Malformed);
+    }
+    Ok(set)
+}
+
+fn revoked_serial(message: &wire::RevokedSerial) -> Result<Change, Lost> {
+    let serial = Serial::from_bytes(&message.serial).map_err(|_rule| Lost::Malformed)?;
+    Ok(Change::Serial(serial, Timestamp(message.until_ms)))
 }
 
 fn position(shard: u32, sequence: u64) -> Result<Position, Lost> {

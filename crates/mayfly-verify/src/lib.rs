@@ -53,5 +53,5 @@ pub use refused::Refused;
 pub use source::{Held, X509Source};
 pub use svid::{Bundle, PrivateKey, X509Context, X509Svid};
 pub use tls::{Authorize, Party, Peer, no_server_name, peer_serial};
-pub use view::View;
+pub use view::{Hole, View};
 pub use workload::{JwtSvid, WorkloadClient, WorkloadError};

@@ -14,7 +14,7 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 use mayfly_core::{
-    Bitmap, Change, Delta, Place, Position, RevocationSet, Serial, Slot, Status, Timestamp, Window,
+    Bitmap, Change, Delta, Place, Position, RevocationSet, Serial, Slot, Status, Timestamp,
     time::Span,
 };
 use tokio::{sync::watch, time::Instant};
@@ -38,7 +38,7 @@ pub struct View {
 
 /// Why a message of the feed cannot be taken. Each of them asks for a new snapshot.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub(crate) enum Hole {
+pub enum Hole {
     /// A delta does not begin where the view stands.
     #[error("a delta begins at `{}`, but the view stands at `{}`", from.sequence.0, at.sequence.0)]
     Gap {
@@ -147,7 +147,10 @@ impl View {
     ///
     /// What was heard as revoked stays revoked even if the snapshot does not say so: a broker that
     /// was cut short, restored or replaced cannot bring anybody back.
-    pub(crate) fn replace(&self, snapshot: RevocationSet, now: Instant) -> Result<(), Hole> {
+    ///
+    /// # Errors
+    /// [`Hole::Elsewhere`] if it is older, or another shard's.
+    pub fn replace(&self, snapshot: RevocationSet, now: Instant) -> Result<(), Hole> {
         let position = snapshot.position();
         let mut snapshot = snapshot;
         {
@@ -166,8 +169,11 @@ impl View {
         Ok(())
     }
 
-    /// Takes the next delta.
-    pub(crate) fn apply(&self, delta: &Delta, now: Instant) -> Result<(), Hole> {
+    /// Takes the next delta, and cuts the live connections of those who end with it.
+    ///
+    /// # Errors
+    /// [`Hole`] if something between was lost: only a snapshot helps.
+    pub fn apply(&self, delta: &Delta, now: Instant) -> Result<(), Hole> {
         {
             let mut held = self.write();
             let set = held.as_mut().ok_or(Hole::NoSnapshot)?;
@@ -187,7 +193,10 @@ impl View {
     }
 
     /// Takes a heartbeat. One that stands further on than the view means that a delta was lost.
-    pub(crate) fn beat(&self, said: Position, clock: Timestamp, now: Instant) -> Result<(), Hole> {
+    ///
+    /// # Errors
+    /// [`Hole`] then: only a snapshot helps.
+    pub fn beat(&self, said: Position, clock: Timestamp, now: Instant) -> Result<(), Hole> {
         {
             let mut held = self.write();
             let set = held.as_mut().ok_or(Hole::NoSnapshot)?;
@@ -287,18 +296,6 @@ fn revoked_slots(bitmap: &Bitmap) -> impl Iterator<Item = Slot> {
     bytes
         .flat_map(|(at, _)| (at * 4..at * 4 + 4).map(Slot))
         .filter(|slot| bitmap.get(*slot) == Status::Revoked)
-}
-
-/// Builds a set from what a snapshot carries.
-pub(crate) fn snapshot(
-    position: Position,
-    windows: impl IntoIterator<Item = (Window, Bitmap)>,
-) -> RevocationSet {
-    let mut set = RevocationSet::at(position);
-    for (window, bitmap) in windows {
-        set.insert_window(window, bitmap);
-    }
-    set
 }
 
 /// One live connection's gate. It is shut once and never opened: a connection that was cut is gone,
