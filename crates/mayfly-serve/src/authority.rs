@@ -9,8 +9,9 @@
 //! No length changes, so no frame, no HPACK table size and no later reference into the table changes
 //! either. A plain octet is replaced by one octet. In Huffman code `%`, `/`, space and `-` all take six
 //! bits, and `"`, `?` and `!` ten, `|` and `+` eleven; other refused characters have no valid twin of
-//! their length and stay (a client that percent-encodes never sends them). An empty authority and one
-//! with two colons outside of brackets stay refused, too.
+//! their length and stay (a client that percent-encodes never sends them). A plain value that begins
+//! with `/` is a path, and loses its colons, brackets and at-signs as well. An empty authority cannot be
+//! mended.
 //!
 //! This reads hostile bytes, so it is a state machine without a buffer: it keeps counters and at most
 //! one octet. What it does not understand it lets through untouched, for h2 to judge.

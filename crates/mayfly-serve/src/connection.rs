@@ -11,11 +11,12 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixStream,
+    time::{Sleep, sleep},
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
-use crate::{authority::Mend, guest::Guest, quota::Seat};
+use crate::{authority::Mend, guest::Guest, limits, quota::Seat};
 
 /// A unix socket whose incoming octets are mended.
 #[derive(Debug)]
@@ -128,6 +129,8 @@ pub(crate) struct Connection {
     io: Mended<UnixStream>,
     guest: Arc<Guest>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Runs until the first octet, so that seats are not kept by those who say nothing.
+    silence: Option<Pin<Box<Sleep>>>,
     _seat: Seat,
 }
 
@@ -138,7 +141,13 @@ impl Connection {
         cut: WaitForCancellationFutureOwned,
         seat: Seat,
     ) -> Self {
-        Self { io: Mended::new(socket), guest: Arc::new(guest), cut: Box::pin(cut), _seat: seat }
+        Self {
+            io: Mended::new(socket),
+            guest: Arc::new(guest),
+            cut: Box::pin(cut),
+            silence: Some(Box::pin(sleep(limits::SILENCE_MAX))),
+            _seat: seat,
+        }
     }
 }
 
@@ -159,7 +168,12 @@ impl AsyncRead for Connection {
         if self.cut.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        Pin::new(&mut self.io).poll_read(context, out)
+        if self.silence.as_mut().is_some_and(|silence| silence.as_mut().poll(context).is_ready()) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        ready!(Pin::new(&mut self.io).poll_read(context, out))?;
+        self.silence = None;
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -29,6 +29,8 @@ pub const INTRODUCTIONS_MAX: usize = 3;
 pub const RENEWAL_MIN: Duration = Duration::from_millis(500);
 /// The longest nap of a stream that waits for half life: a clock that was set is noticed by then.
 pub const NAP_MAX: Duration = Duration::from_mins(1);
+/// How long a new connection may be silent. An honest client speaks first, and at once.
+pub const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How long a socket that closes waits for its streams to end.
 pub const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// Callers that the kernel lets wait at a socket.

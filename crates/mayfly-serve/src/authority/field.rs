@@ -61,6 +61,8 @@ pub(super) struct Fields {
     at: At,
     /// Whether the field's name is `:authority`.
     is_authority: bool,
+    /// Whether its value, in plain octets, is an absolute path; unknown before the first.
+    is_path: Option<bool>,
     codes: Codes,
 }
 
@@ -112,11 +114,11 @@ impl Fields {
                 }
             }
             At::Value { left, coded } => {
-                if self.is_authority {
-                    match coded {
-                        true => self.codes.step(octet, before),
-                        false => *octet = huffman::plain_twin(*octet),
-                    }
+                if self.is_authority && coded {
+                    self.codes.step(octet, before);
+                } else if self.is_authority {
+                    let is_path = *self.is_path.get_or_insert(*octet == b'/');
+                    *octet = huffman::plain_twin(*octet, is_path);
                 }
                 self.at = if left > 1 { At::Value { left: left - 1, coded } } else { At::Field };
             }
@@ -159,7 +161,7 @@ impl Fields {
             }
             (Meaning::ValueLength { .. }, 0) => At::Field,
             (Meaning::ValueLength { coded }, left) => {
-                self.codes = Codes::default();
+                (self.codes, self.is_path) = (Codes::default(), None);
                 At::Value { left, coded }
             }
         };

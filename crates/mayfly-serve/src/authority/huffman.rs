@@ -19,9 +19,11 @@ const TWINS: [(u8, u32, u32); 6] = [
     (11, 0b111_1111_1100, 0b111_1111_1011), // | → +
 ];
 
-/// What h2 takes in place of a plain octet. Control characters stay: they are wrong in any value.
-pub(super) const fn plain_twin(octet: u8) -> u8 {
+/// What h2 takes in place of a plain octet. Control characters stay: they are wrong in any value. What
+/// has a meaning in an authority goes only from a value that is a path, which begins with `/`.
+pub(super) const fn plain_twin(octet: u8, of_path: bool) -> u8 {
     match octet {
+        b':' | b'@' | b'[' | b']' if of_path => b'-',
         b' '
         | b'"'
         | b'#'

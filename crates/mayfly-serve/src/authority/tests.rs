@@ -174,6 +174,19 @@ fn a_socket_path_is_mended_in_every_form_and_however_it_is_cut() {
 }
 
 #[test]
+fn a_plain_path_loses_whatever_an_authority_may_have_only_in_its_place() {
+    for (value, wanted) in
+        [("/run/a:b:c@d/[x].sock", "-run-a-b-c-d--x-.sock"), ("/", "-"), ("[::1]:80/", "[::1]:80-")]
+    {
+        let forms = authority_fields(value);
+        for (form, field) in forms.iter().enumerate().take(forms.len() / 2) {
+            let good = connection(&authority_fields(wanted)[form], 0);
+            assert_eq!(mend(&connection(field, 0), &[]).0, good, "{value}");
+        }
+    }
+}
+
+#[test]
 fn an_authority_that_h2_takes_is_left_alone() {
     for value in ["localhost", "spire_agent", "[::]:50051", "a.b:80", "u@h", "x~!$&'()*+,;=-_"] {
         for field in authority_fields(value) {
@@ -204,10 +217,12 @@ fn a_block_in_two_frames_is_mended_up_to_the_character_between_them() {
 #[test]
 fn every_plain_octet_that_h2_refuses_on_its_own_is_replaced() {
     for octet in 0x20..=0xff_u8 {
-        let text = [b'a', huffman::plain_twin(octet), b'b'];
-        let taken = http::uri::Authority::try_from(text.as_slice()).is_ok();
-        let known = matches!(octet, b'[' | b']' | 0x7f);
-        assert_eq!(taken, !known, "{octet:#x}");
+        let taken = |of_path| {
+            let text = [b'a', huffman::plain_twin(octet, of_path), b'b'];
+            http::uri::Authority::try_from(text.as_slice()).is_ok()
+        };
+        assert_eq!(taken(false), !matches!(octet, b'[' | b']' | 0x7f), "{octet:#x}");
+        assert_eq!(taken(true), octet != 0x7f, "{octet:#x} in a path");
     }
 }
 

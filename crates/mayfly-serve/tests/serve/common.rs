@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use mayfly_attest::{CollectOptions, Collector};
 use mayfly_core::{
     Closing, Delta, Denial, Evidence, Identity, Place, PolicyEpoch, RevocationSet, Serial,
-    SpiffeId, TaskId, TaskVersion, Timestamp, TrustDomain,
+    SpiffeId, TaskId, TaskVersion, Timestamp, TrustDomain, limits::BACKDATE,
 };
 use mayfly_proto::{
     mayfly::v1::revocation_feed_client::RevocationFeedClient,
@@ -41,6 +41,8 @@ pub(crate) struct Script {
     pub(crate) x509: Option<Denial>,
     pub(crate) x509_of: BTreeMap<TaskId, Denial>,
     pub(crate) token: Option<Denial>,
+    /// While this is true, introductions are held.
+    pub(crate) holds: watch::Receiver<bool>,
     pub(crate) ttl_ms: u64,
 }
 
@@ -80,6 +82,15 @@ impl Scripted {
         self.met.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn introduced(&self) -> Result<Vec<Introduced>, Denial> {
+        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut introduce = |identity: Identity| {
+            let sender = news.entry(identity.task).or_insert_with(|| watch::channel(None).0);
+            Introduced { news: sender.subscribe(), identity, epoch: PolicyEpoch(1) }
+        };
+        Ok(self.script().who?.into_iter().map(&mut introduce).collect())
+    }
+
     fn script(&self) -> Script {
         self.script.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -96,16 +107,12 @@ pub(crate) struct TestDesk(pub(crate) Arc<Scripted>);
 impl Desk for TestDesk {
     fn introduce(&self, evidence: Evidence) -> Reply<Vec<Introduced>> {
         self.0.met.lock().unwrap_or_else(PoisonError::into_inner).push(evidence);
-        let mut news = self.0.news.lock().unwrap_or_else(PoisonError::into_inner);
-        reply(self.0.script().who.map(|who| {
-            who.into_iter()
-                .map(|identity| {
-                    let sender =
-                        news.entry(identity.task).or_insert_with(|| watch::channel(None).0);
-                    Introduced { news: sender.subscribe(), identity, epoch: PolicyEpoch(1) }
-                })
-                .collect()
-        }))
+        let desk = Arc::clone(&self.0);
+        Box::pin(async move {
+            let mut holds = desk.script().holds;
+            let _released = holds.wait_for(|holds| !holds).await.map(|holds| *holds);
+            desk.introduced()
+        })
     }
 
     fn x509(&self, who: &Introduced) -> Reply<X509Svid> {
@@ -121,7 +128,7 @@ impl Desk for TestDesk {
             spiffe_id: who.identity.spiffe_id.clone(),
             chain: Bytes::from(format!("chain {number}")),
             key: Bytes::from(format!("key {number}")),
-            not_before: now,
+            not_before: now.minus(BACKDATE),
             not_after: Timestamp(now.0 + script.ttl_ms),
             serial: Serial::new(Place::default(), number),
         }))
@@ -222,6 +229,7 @@ pub(crate) async fn served_with(eyes: impl FnOnce(&Arc<Scripted>) -> Arc<dyn Eye
             x509: None,
             x509_of: BTreeMap::new(),
             token: None,
+            holds: watch::channel(false).1,
             ttl_ms: 3_600_000,
         }),
         bundles: watch::channel(Arc::new(bundles("1"))).0,

@@ -53,6 +53,23 @@ async fn garbage_is_hung_up_on_and_others_are_served() {
 }
 
 #[tokio::test]
+async fn who_connects_and_says_nothing_is_hung_up_on_and_who_has_spoken_is_not() {
+    let served = served().await;
+    let mut mute = UnixStream::connect(&served.path).await.expect("somebody listens");
+    let mut client = served.client().await;
+    let stream = soon(client.fetch_x509svid(ask(X509svidRequest {}))).await.expect("a stream");
+    let mut stream = stream.into_inner();
+    drop(next(&mut stream).await);
+    let begun = tokio::time::Instant::now();
+    let mut answer = Vec::new();
+    let _closed = soon(mute.read_to_end(&mut answer)).await;
+    assert!(begun.elapsed() >= mayfly_serve::limits::SILENCE_MAX / 2);
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    served.desk.close(task(1), Closing::Changed);
+    drop(next(&mut stream).await);
+}
+
+#[tokio::test]
 async fn two_megabytes_of_metadata_are_refused_and_not_kept() {
     let served = served().await;
     let mut client = served.client().await;

@@ -41,6 +41,30 @@ async fn point_16_a_certificate_is_renewed_at_half_its_life_and_the_caller_looke
 }
 
 #[tokio::test]
+async fn point_117_a_caller_whose_task_is_being_opened_is_held_and_not_refused() {
+    let served = served().await;
+    let (hold, holds) = tokio::sync::watch::channel(true);
+    served.desk.tell(|script| script.holds = holds);
+    let mut stream = svids(&served).await;
+    until_met(&served, 1).await;
+    silence(&mut stream).await;
+    let _was_held = hold.send_replace(false);
+    assert_eq!(ids(&next(&mut stream).await), ["spiffe://example.org/w/1"]);
+}
+
+#[tokio::test]
+async fn a_held_caller_is_told_when_the_server_stops() {
+    let served = served().await;
+    let (hold, holds) = tokio::sync::watch::channel(true);
+    served.desk.tell(|script| script.holds = holds);
+    let mut stream = svids(&served).await;
+    until_met(&served, 1).await;
+    let (status, ()) = tokio::join!(end(&mut stream), soon(served.doors.shut()));
+    assert_eq!(status.code(), Code::Unavailable);
+    drop(hold);
+}
+
+#[tokio::test]
 async fn a_new_bundle_is_pushed_with_the_same_certificates_and_costs_no_signature() {
     let served = served().await;
     served.desk.tell(|script| script.who = Ok(vec![identity(1, "", &["friend.org"])]));

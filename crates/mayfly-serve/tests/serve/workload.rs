@@ -167,6 +167,31 @@ async fn point_07_23_33_nobody_is_permission_denied_and_never_an_empty_list() {
     }
 }
 
+#[test]
+fn point_09_the_standards_service_has_the_standards_methods_and_no_others() {
+    use prost::Message;
+    let files = prost_types::FileDescriptorSet::decode(mayfly_proto::FILE_DESCRIPTOR_SET);
+    let files = files.expect("the committed descriptors are whole").file;
+    let service = files
+        .iter()
+        .flat_map(|file| &file.service)
+        .find(|service| service.name() == "SpiffeWorkloadAPI")
+        .expect("the service is described");
+    let methods: Vec<_> = service.method.iter().map(|method| method.name()).collect();
+    assert_eq!(
+        methods,
+        [
+            "FetchX509SVID",
+            "FetchX509Bundles",
+            "FetchJWTSVID",
+            "FetchJWTBundles",
+            "ValidateJWTSVID",
+            "FetchWITSVID",
+            "FetchWITBundles"
+        ]
+    );
+}
+
 #[tokio::test]
 async fn point_08_41_wit_methods_are_unimplemented() {
     let served = served().await;
