@@ -68,6 +68,15 @@ pub struct X509Svid {
     pub serial: Serial,
 }
 
+impl X509Svid {
+    /// When it is to be renewed: halfway between its issue and its end.
+    #[must_use]
+    pub const fn half_life(&self) -> Timestamp {
+        let issued = self.not_before.plus(mayfly_core::limits::BACKDATE);
+        issued.plus(mayfly_core::Span(self.not_after.since(issued).0 / 2))
+    }
+}
+
 impl fmt::Debug for X509Svid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("X509Svid")

@@ -34,9 +34,11 @@ impl SvidStream {
     async fn renew(&mut self) -> Result<(), Denial> {
         let visit = &self.visit;
         self.held = visit.credentials(|_| true, |one| visit.desk().x509(one)).await?;
+        // Several streams may hold the same certificate, so its own half life counts and not the
+        // moment at which this stream came.
         let now = self.visit.now();
-        let life = self.earliest_end().since(now);
-        self.due = now.plus(pause(Span(life.0 / 2)));
+        let half = self.held.iter().map(|(_, svid)| svid.half_life()).min().unwrap_or_default();
+        self.due = now.plus(pause(half.since(now)));
         Ok(())
     }
 

@@ -34,6 +34,7 @@ use crate::{
     office::{About, LocalOffice},
     paths::{DataDirError, Paths},
     signers::{Keys, Signers},
+    svids::Svids,
 };
 
 /// Eyes that may be open at once; each costs a file descriptor.
@@ -123,7 +124,7 @@ impl Broker {
             authority_ttl,
         };
         let running = Running { tasks: TaskTracker::new(), stop: CancellationToken::new() };
-        let inner = Inner::start(&config, opened, &ring, (&clock, &running)).await?;
+        let inner = Inner::start(&config, opened, &ring, (&clock, &running))?;
         let seams = inner.keep(config, ring, &about, (&clock, &running)).await;
         let services = Services::new(Arc::new(seams.desk), seams.eyes, clock)
             .await
@@ -169,6 +170,7 @@ struct Inner {
     keys: Arc<Keys>,
     crl: Arc<Notify>,
     lineage: Arc<AtomicBool>,
+    svids: Arc<Svids>,
     socket_orders: mpsc::Receiver<SocketOrder>,
 }
 
@@ -182,7 +184,7 @@ struct Seams {
 }
 
 impl Inner {
-    async fn start(
+    fn start(
         config: &Config,
         opened: mayfly_store::Opened,
         ring: &KeyRing,
@@ -207,6 +209,7 @@ impl Inner {
         let keys = Arc::new(Keys::new((ring.signer(), Arc::clone(clock)), pool));
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let crl = Arc::new(Notify::new());
+        let svids = Arc::new(Svids::default());
         let (sockets, socket_orders) = mpsc::channel(SOCKET_ORDERS_MAX);
         let means = Machine {
             committer: start_committer(opened.journal, &inbox)?,
@@ -216,12 +219,13 @@ impl Inner {
             crl: Arc::clone(&crl),
             sockets,
             lineage: Arc::clone(&lineage),
+            svids: Arc::clone(&svids),
         };
         let driver = Driver::new(registrar, Arc::clone(clock), means);
         drop(running.tasks.spawn(driver.run(messages, running.stop.clone())));
         let report = report_sightings(sightings, inbox.clone(), running.stop.clone());
         drop(running.tasks.spawn(report));
-        Ok(Self { inbox, keys, crl, lineage, socket_orders })
+        Ok(Self { inbox, keys, crl, lineage, svids, socket_orders })
     }
 
     /// Publishes bundles, starts what acts by the clock, and puts desk and office in front.
@@ -262,11 +266,11 @@ impl Inner {
             office,
             eyes: eyes(&policy, self.lineage, clock),
             desk: LocalDesk::new(
-                self.inbox,
+                (self.inbox, Arc::clone(clock)),
                 policy,
                 bundles_seen,
-                Arc::clone(clock),
                 config.trust_domain,
+                self.svids,
             ),
             socket_orders: self.socket_orders,
             workload_mode: config.workload_mode,

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::admin::AdminError;
 
+pub(crate) mod demo;
 mod doctor;
 mod fetch;
 mod output;
@@ -45,6 +46,8 @@ pub(crate) enum Output {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show the whole story in ten seconds, on this machine, and leave nothing behind
+    Demo(demo::DemoArgs),
     /// Run a trust domain on this machine: broker, attestation, Workload API, embedded store
     Up(up::UpArgs),
     /// Run a command as a task that ends with it
@@ -62,6 +65,9 @@ enum Command {
     /// Stop until continued, then become another program (used by `run`)
     #[command(hide = true)]
     Hold(run::HoldArgs),
+    /// The workload of the demonstration
+    #[command(hide = true)]
+    DemoWorkload(demo::WorkloadArgs),
 }
 
 /// What every command needs to find the broker.
@@ -103,6 +109,8 @@ pub fn main() -> ExitCode {
 
 async fn dispatch(context: Context, command: Command) -> ExitCode {
     let outcome = match command {
+        Command::Demo(args) => demo::demo(&context, &args).await,
+        Command::DemoWorkload(args) => demo::workload(&args).await,
         Command::Up(args) => up::up(&context, &args).await,
         Command::Run(args) => return run::run(&context, args).await.unwrap_or_else(report),
         Command::Fetch(args) => fetch::fetch(&context, &args).await,
@@ -126,6 +134,8 @@ pub(crate) enum CliError {
     Broker(#[from] crate::broker::BrokerError),
     #[error(transparent)]
     Workload(#[from] mayfly_verify::WorkloadError),
+    #[error(transparent)]
+    Stage(#[from] crate::stage::StageError),
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
     #[error("{0}")]

@@ -63,3 +63,11 @@ pub fn luck<const N: usize>() -> [u8; N] {
 pub fn task_id() -> TaskId {
     TaskId::from_bytes(luck())
 }
+
+/// Nanoseconds since the machine was started. Two processes of one machine may compare theirs.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let part = |n: i64| u64::try_from(n).unwrap_or(0);
+    part(now.tv_sec) * 1_000_000_000 + part(now.tv_nsec)
+}

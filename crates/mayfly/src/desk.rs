@@ -16,6 +16,7 @@ use crate::{
     clock::{self, Clock},
     driver::{Inbox, No},
     signers::Signed,
+    svids::Svids,
 };
 
 /// Times a caller is judged again because the profiles moved under it, before it is told to come back.
@@ -52,6 +53,7 @@ pub struct LocalDesk {
     bundles: watch::Receiver<Arc<Bundles>>,
     clock: Clock,
     own: mayfly_core::TrustDomain,
+    svids: Arc<Svids>,
 }
 
 impl std::fmt::Debug for LocalDesk {
@@ -63,14 +65,14 @@ impl std::fmt::Debug for LocalDesk {
 impl LocalDesk {
     /// A desk in front of the driver behind `inbox`.
     #[must_use]
-    pub const fn new(
-        inbox: Inbox,
+    pub fn new(
+        (inbox, clock): (Inbox, Clock),
         policy: Arc<Policy>,
         bundles: watch::Receiver<Arc<Bundles>>,
-        clock: Clock,
         own: mayfly_core::TrustDomain,
+        svids: Arc<Svids>,
     ) -> Self {
-        Self { inbox, policy, bundles, clock, own }
+        Self { inbox, policy, bundles, clock, own, svids }
     }
 
     async fn meet(&self, evidence: Evidence) -> Result<Vec<Introduced>, Denial> {
@@ -108,6 +110,43 @@ impl LocalDesk {
         })
     }
 
+    /// The certificate in use for `basis`, or a new one.
+    async fn shared_x509(&self, basis: Basis) -> Result<X509Svid, Denial> {
+        let kept = self.svids.of(basis.task);
+        let mut kept = kept.lock().await;
+        if let Some((of, svid)) = &*kept
+            && *of == basis
+            && (self.clock)() < svid.half_life()
+            // It may have been revoked, alone or with its task, since it was made.
+            && self.stands(basis.task, svid.serial).await.is_ok()
+        {
+            return Ok(svid.clone());
+        }
+        *kept = None;
+        let svid = self.make_x509(basis).await?;
+        *kept = Some((basis, svid.clone()));
+        Ok(svid)
+    }
+
+    async fn make_x509(&self, basis: Basis) -> Result<X509Svid, Denial> {
+        match self.ask(basis, Ask::X509).await? {
+            Signed::X509(svid) => Ok(X509Svid {
+                spiffe_id: svid.spiffe_id,
+                chain: svid.chain_der.into(),
+                key: Bytes::copy_from_slice(&svid.key_pkcs8),
+                not_before: svid.not_before,
+                not_after: svid.not_after,
+                serial: svid.serial,
+            }),
+            Signed::Jwt(_) => Err(Denial::SigningFailed),
+        }
+    }
+
+    async fn stands(&self, task: TaskId, serial: Serial) -> Result<(), Denial> {
+        let standing = move |r: &mayfly_core::Registrar| r.standing(task, &serial).map(|_| ());
+        self.inbox.read(standing).await?
+    }
+
     async fn check(
         &self,
         who: Vec<Introduced>,
@@ -122,8 +161,7 @@ impl LocalDesk {
         })?;
         if *claims.id.trust_domain() == self.own {
             let (task, serial) = task_and_serial(&claims).ok_or(Denial::TokenInvalid)?;
-            let standing = move |r: &mayfly_core::Registrar| r.standing(task, &serial).map(|_| ());
-            self.inbox.read(standing).await??;
+            self.stands(task, serial).await?;
         }
         Ok(Validated { spiffe_id: claims.id, claims: as_list(claims.map) })
     }
@@ -150,19 +188,7 @@ impl Desk for LocalDesk {
 
     fn x509(&self, who: &Introduced) -> Reply<X509Svid> {
         let (desk, basis) = (self.clone(), basis(who));
-        Box::pin(async move {
-            match desk.ask(basis, Ask::X509).await? {
-                Signed::X509(svid) => Ok(X509Svid {
-                    spiffe_id: svid.spiffe_id,
-                    chain: svid.chain_der.into(),
-                    key: Bytes::copy_from_slice(&svid.key_pkcs8),
-                    not_before: svid.not_before,
-                    not_after: svid.not_after,
-                    serial: svid.serial,
-                }),
-                Signed::Jwt(_) => Err(Denial::SigningFailed),
-            }
-        })
+        Box::pin(async move { desk.shared_x509(basis).await })
     }
 
     fn jwt(&self, who: &Introduced, audience: Vec<String>) -> Reply<JwtSvid> {

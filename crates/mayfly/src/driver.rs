@@ -356,7 +356,8 @@ impl<M: Means> Driver<M> {
         }
     }
 
-    fn close(&self, task: TaskId, why: Closing) {
+    fn close(&mut self, task: TaskId, why: Closing) {
+        self.means.withdraw(task);
         if let Some(news) = self.news.get(&task) {
             news.send_replace(Some(why));
         }

@@ -17,3 +17,5 @@ pub mod means;
 pub mod office;
 pub mod paths;
 pub mod signers;
+pub mod stage;
+pub mod svids;

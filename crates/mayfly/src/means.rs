@@ -10,7 +10,7 @@ use mayfly_core::{Event, Grant, Holder, Record, Sequence, TaskId, Ticket};
 use mayfly_store::{Committer, Store};
 use tokio::sync::{Notify, mpsc};
 
-use crate::{driver::Message, signers::Signers};
+use crate::{driver::Message, signers::Signers, svids::Svids};
 
 /// Carries out effects. Nothing here waits: what takes time answers through the driver's door.
 pub trait Means {
@@ -29,6 +29,8 @@ pub trait Means {
     fn open_socket(&mut self, task: TaskId);
     /// Takes it away.
     fn close_socket(&mut self, task: TaskId);
+    /// Drops what was handed out for a task and might be handed out again.
+    fn withdraw(&mut self, task: TaskId);
     /// Drops everything about a task.
     fn forget(&mut self, task: TaskId);
 }
@@ -59,6 +61,8 @@ pub struct Machine {
     pub sockets: mpsc::Sender<SocketOrder>,
     /// Whether any task is held by a lineage, so that callers' ancestors are worth looking at.
     pub lineage: Arc<AtomicBool>,
+    /// The certificates in use.
+    pub svids: Arc<Svids>,
 }
 
 impl Means for Machine {
@@ -94,6 +98,10 @@ impl Means for Machine {
 
     fn close_socket(&mut self, task: TaskId) {
         self.order_socket(SocketOrder::Close(task));
+    }
+
+    fn withdraw(&mut self, task: TaskId) {
+        self.svids.forget(task);
     }
 
     fn forget(&mut self, task: TaskId) {
