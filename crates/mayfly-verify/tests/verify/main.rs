@@ -8,4 +8,5 @@ mod feed;
 mod handshake;
 mod leaf;
 mod live;
+mod source;
 mod token;
