@@ -1,0 +1,55 @@
+//! What a credential costs, as a multiple of the signature in it.
+//!
+//! `cargo bench -p mayfly --bench issue` measures; add `--profile dev` and `-- --quick` for a smoke
+//! run. `benches/README.md` says what is in each figure. The last line is one JSON object.
+
+#[path = "issue/house.rs"]
+mod house;
+mod measure;
+#[path = "issue/ratio.rs"]
+mod ratio;
+#[path = "issue/registrar.rs"]
+mod registrar;
+#[path = "issue/socket.rs"]
+mod socket;
+
+use measure::{Fault, Floor, Foreign, count, report, say};
+use ratio::{Ratios, Raw};
+
+fn main() -> Result<(), Fault> {
+    measure::headline("issue");
+    let foreign = Foreign::new();
+    let dir = tempfile::tempdir()?;
+    let mut floor = Floor::new(dir.path())?;
+    let raw = Raw::new()?;
+
+    let mut core = Ratios::default();
+    let rounds = count("MAYFLY_BENCH_ROUNDS", (7, 101))?;
+    registrar::measure(&raw, rounds, &mut core)?;
+
+    let mut path = Ratios::default();
+    let mut latencies = socket::Latencies::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let rounds = count("MAYFLY_BENCH_ROUNDS", (3, 21))?;
+    runtime.block_on(socket::measure(
+        dir.path(),
+        (&raw, &mut floor),
+        rounds,
+        (&mut path, &mut latencies),
+    ))?;
+
+    say("in processor time, as multiples of one raw P-256 signature of the same round:");
+    core.tell();
+    path.tell();
+    say(&format!("  one raw signature took {:.1} us", raw.typical_us()));
+    latencies.tell();
+    floor.tell();
+    foreign.tell();
+    report(&[
+        ("x509_core_ratio".into(), core.median("x509")),
+        ("jwt_core_ratio".into(), core.median("jwt")),
+        ("x509_path_ratio".into(), path.median("x509")),
+        ("jwt_path_ratio".into(), path.median("jwt")),
+    ]);
+    Ok(())
+}

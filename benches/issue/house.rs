@@ -1,0 +1,97 @@
+//! A real broker in a process of its own, and workloads that speak to it over its sockets.
+
+use std::path::{Path, PathBuf};
+
+use mayfly::{admin, stage};
+use mayfly_proto::mayfly::v1::{
+    BeginTaskRequest, OrderTaskRequest, begin_task_request::Holder,
+    operator_client::OperatorClient, order_task_request::Order,
+};
+use mayfly_verify::{Endpoint, WorkloadClient};
+use nix::unistd::Pid;
+use tokio::process::Child;
+use tonic::transport::Channel;
+
+use crate::measure::{Fault, PROGRAM};
+
+/// Tasks are reached by sockets of their own, so one process of clients can hold many of them.
+const CONFIGURATION: &str = r#"trust_domain = "example.org"
+
+[[profile]]
+name = "bench"
+path = "/agents/bench"
+selectors = []
+owner = "bench"
+binding = "socket"
+"#;
+
+/// The broker and its operator.
+pub(crate) struct House {
+    broker: Child,
+    pid: Pid,
+    operator: OperatorClient<Channel>,
+}
+
+/// A task and whoever reaches its socket.
+#[derive(Clone)]
+pub(crate) struct Guest {
+    task: String,
+    pub(crate) client: WorkloadClient,
+}
+
+impl House {
+    pub(crate) async fn open(dir: &Path) -> Result<Self, Fault> {
+        let config = dir.join("mayfly.toml");
+        std::fs::write(&config, CONFIGURATION)?;
+        let broker = stage::start_broker(Path::new(PROGRAM), dir, &config).await?;
+        let pid = broker.id().and_then(|pid| i32::try_from(pid).ok());
+        let pid = Pid::from_raw(pid.ok_or("the broker has no pid")?);
+        let operator = admin::connect(dir).await?;
+        Ok(Self { broker, pid, operator })
+    }
+
+    /// Processor time of the broker, all threads, those that ended included; nanoseconds.
+    #[expect(clippy::cast_precision_loss, reason = "nanoseconds of a short run")]
+    pub(crate) fn cpu_ns(&self) -> Result<f64, Fault> {
+        let clock = nix::time::clock_getcpuclockid(self.pid)?;
+        let now = nix::time::clock_gettime(clock)?;
+        Ok(now.tv_sec() as f64 * 1e9 + now.tv_nsec() as f64)
+    }
+
+    /// Begins a task. Its client has not connected yet.
+    pub(crate) async fn begin(&self) -> Result<Guest, Fault> {
+        let request = BeginTaskRequest {
+            profile: "bench".into(),
+            holder: Some(Holder::Socket(true)),
+            ..BeginTaskRequest::default()
+        };
+        let begun = self.operator.clone().begin_task(request).await?.into_inner();
+        let endpoint = Endpoint::parse(&format!("unix://{}", begun.socket))?;
+        appear(begun.socket.into()).await?;
+        Ok(Guest { task: begun.task, client: WorkloadClient::new(&endpoint) })
+    }
+
+    pub(crate) async fn end(&self, guest: &Guest) -> Result<(), Fault> {
+        let order = Some(Order::End("completed".into()));
+        let request = OrderTaskRequest { task: guest.task.clone(), order };
+        self.operator.clone().order_task(request).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn close(mut self) -> Result<(), Fault> {
+        nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGTERM)?;
+        self.broker.wait().await?;
+        Ok(())
+    }
+}
+
+/// The socket of a task appears a moment after the task was acknowledged.
+async fn appear(socket: PathBuf) -> Result<(), Fault> {
+    for _ in 0..10_000 {
+        if socket.exists() {
+            return Ok(());
+        }
+        tokio::task::yield_now().await;
+    }
+    Err("the task's socket did not appear".into())
+}
