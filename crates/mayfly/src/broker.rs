@@ -4,9 +4,10 @@
 //! only then serve.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -19,13 +20,16 @@ use mayfly_serve::{
 };
 use mayfly_sign::{KeyPool, KeyRing, RotationPolicy};
 use mayfly_store::{Committed, Committer, IndexReport, OpenOptions, OpenReport, Store, StoreError};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
 use crate::{
     clock::Clock,
-    config::{Config, KeyStorage},
+    config::{Config, ConfigError, FIRST_EPOCH, KeyStorage, parse_profiles},
     desk::{LocalDesk, Policy},
     driver::{Driver, Inbox, Message},
     federation::Federations,
@@ -53,6 +57,9 @@ pub enum BrokerError {
     /// The data directory.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    /// The profiles that were applied.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -92,10 +99,31 @@ pub struct Broker {
 }
 
 /// What runs beside the sockets, and how it is told to stop.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Running {
     tasks: TaskTracker,
     stop: CancellationToken,
+    driver: Mutex<Option<JoinHandle<Machine>>>,
+}
+
+impl Running {
+    /// Stops everything, the driver included, and writes down what is left to write.
+    async fn stop(self) {
+        self.stop.cancel();
+        let driver = self.driver.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let machine = match driver {
+            Some(driver) => driver.await.ok(),
+            None => None,
+        };
+        if let Some(machine) = machine {
+            let closed = tokio::task::spawn_blocking(move || machine.committer.close()).await;
+            if let Ok(Err(error)) = closed {
+                tracing::error!(%error, "the journal was not closed in order");
+            }
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
 }
 
 impl Broker {
@@ -113,7 +141,8 @@ impl Broker {
         let paths = Paths::prepare(&options.data_dir, uid)?;
         raise_descriptor_limit();
         let opened = open_store(&paths, &options, now).await?;
-        let notices = notices(&opened.report);
+        let mut notices = notices(&opened.report);
+        let config = with_applied_profiles(config, &paths, &mut notices)?;
         let (ring, authority_ttl) = open_keys(&config, &paths, now)?;
         let about = About {
             trust_domain: config.trust_domain.clone(),
@@ -123,7 +152,7 @@ impl Broker {
             notices: notices.clone(),
             authority_ttl,
         };
-        let running = Running { tasks: TaskTracker::new(), stop: CancellationToken::new() };
+        let running = Running::default();
         let inner = Inner::start(&config, opened, &ring, (&clock, &running))?;
         let seams = inner.keep(config, ring, &about, (&clock, &running)).await;
         let services = Services::new(Arc::new(seams.desk), seams.eyes, clock)
@@ -158,9 +187,7 @@ impl Broker {
     pub async fn stop(self) {
         self.services.stop().await;
         self.doors.shut().await;
-        self.running.stop.cancel();
-        self.running.tasks.close();
-        self.running.tasks.wait().await;
+        self.running.stop().await;
     }
 }
 
@@ -197,6 +224,9 @@ impl Inner {
             policy_epoch: config.profiles.epoch(),
         };
         let mut registrar = Registrar::replay(charter, Some(opened.snapshot), []);
+        let gone = vanished_profiles(&registrar, &config.profiles);
+        let epoch = config.profiles.epoch();
+        registrar.handle(now, Event::PolicyChanged { epoch, gone });
         let (watcher, sightings) = Watcher::new(EYES_MAX, SIGHTINGS_MAX);
         let watcher = reconcile(&mut registrar, watcher, now);
         let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -222,7 +252,8 @@ impl Inner {
             svids: Arc::clone(&svids),
         };
         let driver = Driver::new(registrar, Arc::clone(clock), means);
-        drop(running.tasks.spawn(driver.run(messages, running.stop.clone())));
+        let driver = running.tasks.spawn(driver.run(messages, running.stop.clone()));
+        *running.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some(driver);
         let report = report_sightings(sightings, inbox.clone(), running.stop.clone());
         drop(running.tasks.spawn(report));
         Ok(Self { inbox, keys, crl, lineage, svids, socket_orders })
@@ -278,6 +309,27 @@ impl Inner {
     }
 }
 
+/// Profiles that were applied live count until they are applied anew or their file is removed.
+fn with_applied_profiles(
+    mut config: Config,
+    paths: &Paths,
+    notices: &mut Vec<String>,
+) -> Result<Config, BrokerError> {
+    let path = paths.applied_profiles();
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(config),
+        Err(source) => return Err(ConfigError::Unreadable { path, source }.into()),
+    };
+    config.profiles = parse_profiles(&text, &config.trust_domain, FIRST_EPOCH)?;
+    notices.push(format!(
+        "the profiles are those of the last `mayfly profile apply`; remove `{}` to go back to the \
+         configuration's",
+        path.display()
+    ));
+    Ok(config)
+}
+
 async fn open_store(
     paths: &Paths,
     options: &StartOptions,
@@ -306,6 +358,14 @@ fn open_keys(
     };
     let url = config.public_url.as_deref().map(mayfly_sign::PublicUrl::parse).transpose()?;
     Ok((ring.with_public_url(url), config.ca_ttl.min(config.jwt_key_ttl)))
+}
+
+/// Profiles of live tasks that are no longer in the configuration.
+fn vanished_profiles(registrar: &Registrar, profiles: &mayfly_policy::Profiles) -> Vec<String> {
+    let live = registrar.tasks().filter(|task| !task.state.is_ended());
+    let names = live.map(|task| &task.terms.profile);
+    let gone: BTreeSet<_> = names.filter(|name| profiles.find(name).is_none()).cloned().collect();
+    gone.into_iter().collect()
 }
 
 /// Watches every holder that is alive, and ends the tasks of those that died while nobody looked.

@@ -239,8 +239,8 @@ impl<M: Means> Driver<M> {
         }
     }
 
-    /// Runs until `stop`; what was heard by then is still carried out.
-    pub async fn run(mut self, mut inbox: mpsc::Receiver<Message>, stop: CancellationToken) {
+    /// Runs until `stop`, and gives the means back, so that what they hold can be closed in order.
+    pub async fn run(mut self, mut inbox: mpsc::Receiver<Message>, stop: CancellationToken) -> M {
         let mut round = Vec::with_capacity(ROUND_MAX);
         self.carry_out();
         loop {
@@ -250,8 +250,12 @@ impl<M: Means> Driver<M> {
                 .poll_timeout()
                 .map_or(std::time::Duration::from_secs(3600), |then| clock::until(now, then));
             tokio::select! {
-                () = stop.cancelled() => return,
-                count = inbox.recv_many(&mut round, ROUND_MAX) => if count == 0 { return },
+                () = stop.cancelled() => return self.means,
+                count = inbox.recv_many(&mut round, ROUND_MAX) => {
+                    if count == 0 {
+                        return self.means;
+                    }
+                }
                 () = tokio::time::sleep(due) => {}
             }
             let now = (self.clock.0)();

@@ -202,6 +202,11 @@ impl LocalOffice {
         let profiles = config::parse_profiles(&text, &office.about.trust_domain, epoch)
             .map_err(|error| refusal(Denial::Malformed, error.to_string()))?;
         self.check_ttls(&profiles)?;
+        // Kept before it counts: a profile that was taken away must not come back with a restart.
+        let kept = write_private(&office.about.paths.applied_profiles(), text.as_bytes());
+        kept.map_err(|error| {
+            refusal(Denial::JournalFailed, format!("the profiles could not be kept: {error}"))
+        })?;
         let gone = profiles.gone_since(&old);
         let names = profiles.names().collect::<Vec<_>>().join(" ");
         // The registrar hears of the new edition before the first verdict rests on it; verdicts of the
@@ -306,6 +311,18 @@ impl Office for LocalOffice {
         let office = self.clone();
         Box::pin(async move { Self::diagnose(&office, peer, pid).await })
     }
+}
+
+/// Replaces a file that only its owner may read, durably and whole.
+fn write_private(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
+    let temporary = path.with_extension("tmp");
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
 }
 
 fn holder(wish: HolderWish) -> Result<Holder, Refusal> {

@@ -80,6 +80,12 @@ impl Paths {
         self.0.join("keys")
     }
 
+    /// The profiles that were applied while the broker ran, if any were.
+    #[must_use]
+    pub fn applied_profiles(&self) -> PathBuf {
+        self.0.join("profiles.toml")
+    }
+
     /// Revocation lists, one per authority.
     #[must_use]
     pub fn crls(&self) -> PathBuf {

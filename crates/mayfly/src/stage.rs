@@ -37,6 +37,13 @@ const AUDIENCE: &str = "demo";
 /// A pause between two tries of a thing that is measured in milliseconds.
 const BEAT: Duration = Duration::from_micros(200);
 
+/// Waits for a beat. On a thread, because tokio's timers count whole milliseconds, and two of those
+/// would be half of what is measured.
+async fn beat() {
+    // Cannot be cancelled or panic; if it were, the next try would only come early.
+    drop(tokio::task::spawn_blocking(|| std::thread::sleep(BEAT)).await);
+}
+
 /// What went wrong on stage.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
@@ -245,7 +252,7 @@ async fn refused_token(client: &WorkloadClient, token: &str) -> Result<u64, Stag
             if client.validate_jwt(AUDIENCE, token).await.is_err() {
                 return clock::monotonic_ns();
             }
-            tokio::time::sleep(BEAT).await;
+            beat().await;
         }
     };
     timeout(PATIENCE, asking)
@@ -273,6 +280,7 @@ impl Service {
         let source = client.watch_x509();
         source.ready().await.ok_or(StageError::Missing("the service has no identity"))?;
         let follower = Follower::connect(&endpoint, Patience::default());
+        follower.ready().await;
         let party = Party::new(source.held(), Authorize::Any, Arc::clone(follower.view()));
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(io("cannot listen"))?;
         let address = listener.local_addr().map_err(io("cannot listen"))?;
@@ -455,6 +463,8 @@ pub async fn survive(service: &str) -> Result<(), StageError> {
     // A thief keeps what was there: a copy of the identities that no withdrawal reaches.
     let stolen = tokio::sync::watch::channel(source.held().borrow().clone()).1;
     let follower = Follower::connect(&endpoint, Patience::default());
+    // Until it has heard who has ended, it trusts nobody.
+    follower.ready().await;
     let party = Party::new(stolen, Authorize::Any, Arc::clone(follower.view()));
     let mut live = connect(&party, service).await.map_err(io("cannot connect"))?;
     cue(&Cue::Connected { at: clock::monotonic_ns() }).await?;
@@ -463,7 +473,7 @@ pub async fn survive(service: &str) -> Result<(), StageError> {
     let work = async {
         // The live connection is used all the time; its end is the service's to report.
         while exchange(&mut live).await.is_ok() {
-            tokio::time::sleep(BEAT).await;
+            beat().await;
         }
         std::future::pending::<()>().await;
     };
@@ -489,7 +499,7 @@ async fn stream_closed(
 /// Connects again and again; reports the first time that it may not.
 async fn turned_away(party: &Party, service: &str) -> Result<(), StageError> {
     while connect(party, service).await.is_ok() {
-        tokio::time::sleep(BEAT).await;
+        beat().await;
     }
     cue(&Cue::TurnedAway { at: clock::monotonic_ns() }).await
 }

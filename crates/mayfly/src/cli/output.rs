@@ -1,6 +1,6 @@
 //! Tables for people, JSON for programs.
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use mayfly_core::Timestamp;
 use mayfly_proto::mayfly::v1 as wire;
 use serde_json::{Value, json};
@@ -26,6 +26,13 @@ pub(crate) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) 
     table.set_width(WIDTH).set_header(head.iter().copied());
     for row in rows {
         table.add_row(row);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    if let Some(first) = table.column_mut(0) {
+        // What a row is about is copied into the next command, so it is never broken.
+        first.set_constraint(ColumnConstraint::ContentWidth);
     }
     for row in table.lines() {
         line(row.trim_end());
