@@ -70,6 +70,7 @@ enum After {
     Sign { ticket: Ticket, grant: Grant },
     Acknowledge { ticket: Ticket, task: TaskId, version: TaskVersion },
     OpenSocket { task: TaskId },
+    Forget { task: TaskId },
     Publish { changes: Vec<Change>, certificates: Vec<RevokedCertificate> },
 }
 
@@ -104,6 +105,8 @@ pub struct Registrar {
     sweep_at: Timestamp,
     pending: VecDeque<(Sequence, After)>,
     signing: BTreeMap<Ticket, Signing>,
+    /// Tasks whose quarantine is lifted by a record that is not durable yet.
+    resuming: BTreeMap<TaskId, Sequence>,
     set: RevocationSet,
     certificates: BTreeMap<Serial, RevokedCertificate>,
     refusals: Meter,
@@ -131,6 +134,7 @@ impl Registrar {
             sweep_at: Timestamp::default(),
             pending: VecDeque::new(),
             signing: BTreeMap::new(),
+            resuming: BTreeMap::new(),
             set: RevocationSet::at(start),
             certificates: BTreeMap::new(),
             refusals: Meter::default(),
@@ -241,6 +245,7 @@ impl Registrar {
         assert!(upto <= self.last, "P2: the disk cannot know a record that was not ordered");
         assert!(upto >= self.durable, "P9: what is durable stays durable");
         self.durable = upto;
+        self.resuming.retain(|_, sequence| *sequence > upto);
         self.follow_up(upto);
     }
 
@@ -259,6 +264,7 @@ impl Registrar {
                     self.effects.push_back(Effect::Acknowledge { ticket, task, version });
                 }
                 After::OpenSocket { task } => self.effects.push_back(Effect::OpenSocket { task }),
+                After::Forget { task } => self.effects.push_back(Effect::Forget { task }),
                 After::Publish { changes, certificates } => {
                     delta.to.sequence = sequence;
                     delta.changes.extend(changes);
@@ -286,7 +292,7 @@ impl Registrar {
                     self.signing.remove(&ticket);
                     self.withhold(ticket, Denial::JournalFailed);
                 }
-                After::OpenSocket { .. } | After::Publish { .. } => {}
+                After::OpenSocket { .. } | After::Forget { .. } | After::Publish { .. } => {}
             }
         }
     }

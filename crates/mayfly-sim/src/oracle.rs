@@ -3,7 +3,7 @@
 //! no state machine, and is as slow as it looks.
 
 use mayfly_core::{
-    Kind, Record, Serial, Span, TaskId, TaskVersion, Timestamp, record::Fact, task::Terms,
+    Kind, Record, Serial, Span, TaskId, TaskVersion, Ticket, Timestamp, record::Fact, task::Terms,
 };
 
 mod check;
@@ -42,8 +42,8 @@ struct Ward {
     task: TaskId,
     /// Known to be on disk.
     acknowledged: bool,
-    /// A release was asked for, and is not answered.
-    releasing: bool,
+    /// Releases that were asked for and are not answered.
+    releasing: Vec<Ticket>,
 }
 
 /// Everything that the world has seen of a registrar, across its crashes.

@@ -4,8 +4,8 @@
 //! no more faults, and everything that waits is worked off. Then the oracle looks at all of it.
 
 use mayfly_core::{
-    Basis, Binding, Charter, Effect, Event, Grant, Holder, PolicyEpoch, Registrar, Serial, Shard,
-    TaskId, TaskVersion, Ticket, Timestamp, TrustDomain, registrar::Planted, task::Terms,
+    Basis, Binding, Charter, Denial, Effect, Event, Grant, Holder, PolicyEpoch, Registrar, Serial,
+    Shard, TaskId, TaskVersion, Ticket, Timestamp, TrustDomain, registrar::Planted, task::Terms,
 };
 
 use crate::{
@@ -32,7 +32,7 @@ enum Wish {
     Begin { task: TaskId },
     End { task: TaskId },
     Quarantine { task: TaskId },
-    Release { task: TaskId },
+    Release,
     Other,
 }
 
@@ -237,7 +237,7 @@ impl World {
             }
             Effect::Reconsider { ticket } => drop(self.answered(ticket)?),
             Effect::Release { ticket } => self.released(ticket)?,
-            Effect::Withhold { ticket, .. } => self.withheld(ticket)?,
+            Effect::Withhold { ticket, denial } => self.withheld(ticket, denial)?,
             Effect::Acknowledge { ticket, task, version } => {
                 self.acknowledged(ticket, task, version)?;
             }
@@ -286,17 +286,17 @@ impl World {
             | Wish::Begin { .. }
             | Wish::End { .. }
             | Wish::Quarantine { .. }
-            | Wish::Release { .. }
+            | Wish::Release
             | Wish::Other => {
                 Err(Violation { law: "P2", what: "what was never signed is released".into() })
             }
         }
     }
 
-    fn withheld(&mut self, ticket: Ticket) -> Done {
+    fn withheld(&mut self, ticket: Ticket, denial: Denial) -> Done {
         self.signer.retain(|(signing, _)| *signing != ticket);
-        if let Wish::Release { task } = self.answered(ticket)?.wish {
-            self.oracle.released_from_quarantine(task, false);
+        if matches!(self.answered(ticket)?.wish, Wish::Release) {
+            self.oracle.released_from_quarantine(ticket, Err(denial));
         }
         Ok(())
     }
@@ -313,7 +313,7 @@ impl World {
             }
             Wish::End { task } => self.oracle.end_acknowledged(task)?,
             Wish::Quarantine { task } => self.oracle.quarantined(task),
-            Wish::Release { task } => self.oracle.released_from_quarantine(task, true),
+            Wish::Release => self.oracle.released_from_quarantine(ticket, Ok(())),
             Wish::Other => {}
             Wish::Meet { .. } | Wish::Credential { .. } => {
                 return Err(Violation { law: "P10", what: "a question is acknowledged".into() });

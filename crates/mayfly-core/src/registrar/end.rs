@@ -8,6 +8,7 @@ use crate::{
     evidence::Holder,
     id::{TaskId, TaskVersion, Ticket},
     ledger::Serial,
+    limits,
     record::Fact,
     task::{Cause, State, Task},
 };
@@ -30,6 +31,10 @@ impl Registrar {
         }
         if self.durable == self.last {
             return self.effects.push_back(Effect::Acknowledge { ticket, task, version });
+        }
+        // INVARIANT P10: whoever repeats a wish while the disk is slow does not make the queue longer.
+        if self.pending.len() >= limits::RECORDS_IN_FLIGHT_MAX {
+            return self.withhold(ticket, Denial::Overloaded);
         }
         self.pending.push_back((self.last, After::Acknowledge { ticket, task, version }));
     }
@@ -71,7 +76,12 @@ impl Registrar {
             Ok(task) => task.version,
             Err(denial) => return self.refuse(ticket, denial, (Some(by), "")),
         };
-        for id in self.subtree(by, |task| task.state == State::Active) {
+        // What an ancestor's quarantine took along becomes this one's, or the ancestor's release would
+        // set free what an operator has named.
+        let inherited = self.tasks.get(&by).map(|task| task.state);
+        let inherited = inherited.filter(|state| *state != State::Quarantined { by });
+        let takes = |task: &Task| task.state == State::Active || Some(task.state) == inherited;
+        for id in self.subtree(by, takes) {
             self.journal(Fact::Suspended { task: id, by });
             self.effects.push_back(Effect::Close { task: id, why: Closing::Suspended });
         }
@@ -80,12 +90,15 @@ impl Registrar {
 
     pub(super) fn release_asked(&mut self, ticket: Ticket, by: TaskId) {
         let version = match self.live(by).and_then(|task| self.parent_active(task)) {
+            Ok(_) if self.halted => return self.withhold(ticket, Denial::JournalFailed),
+            Ok(_) if self.is_full() => return self.withhold(ticket, Denial::Overloaded),
             Ok(task) => task.version,
             Err(denial) => return self.refuse(ticket, denial, (Some(by), "")),
         };
         // What an operator quarantined by name stays so when an ancestor is released.
         for id in self.subtree(by, |task| task.state == State::Quarantined { by }) {
             self.journal(Fact::Resumed { task: id });
+            self.resuming.insert(id, self.last);
             self.effects.push_back(Effect::Close { task: id, why: Closing::Changed });
         }
         self.acknowledge(ticket, by, version);
@@ -120,7 +133,10 @@ impl Registrar {
             Ok((lease, version)) => {
                 let lease_until = self.now.plus(lease);
                 let answer = After::Acknowledge { ticket, task: id, version };
-                if self.halted || self.is_full() {
+                if self.halted {
+                    return self.withhold(ticket, Denial::JournalFailed);
+                }
+                if self.is_full() {
                     return self.withhold(ticket, Denial::Overloaded);
                 }
                 self.journal_then(Fact::Renewed { task: id, lease_until }, [answer]);
@@ -131,7 +147,8 @@ impl Registrar {
 
     pub(super) fn amend_asked(&mut self, ticket: Ticket, id: TaskId, intent: String) {
         let version = match self.live(id) {
-            Ok(_) if intent.len() > crate::limits::INTENT_BYTES_MAX => Err(Denial::Malformed),
+            Ok(_) if self.halted => Err(Denial::JournalFailed),
+            Ok(_) if intent.len() > limits::INTENT_BYTES_MAX => Err(Denial::Malformed),
             Ok(_) if self.is_full() => Err(Denial::Overloaded),
             Ok(task) => task.version.0.checked_add(1).ok_or(Denial::Overloaded),
             Err(denial) => Err(denial),
@@ -181,7 +198,7 @@ impl Registrar {
         };
         if task.children.iter().any(|child| self.tasks.contains_key(child)) {
             // A child that is still remembered names its parent in listings.
-            let later = self.now.plus(crate::limits::FORGET_AFTER);
+            let later = self.now.plus(limits::FORGET_AFTER);
             self.timers.insert((later, Timer::Forget, id));
             return;
         }
@@ -200,7 +217,40 @@ impl Registrar {
         if self.has_planted(super::Planted::ReuseSlots) {
             self.slots.clear();
         }
-        self.effects.push_back(Effect::Forget { task: id });
+        // The shell drops what it keeps about the task, so it hears of this only when a crash can no
+        // longer bring the task back to life: its end may still be on its way to the disk.
+        if self.durable == self.last {
+            self.effects.push_back(Effect::Forget { task: id });
+        } else {
+            self.pending.push_back((self.last, After::Forget { task: id }));
+        }
+    }
+
+    /// Finishes what a crash has torn: the journal may end between a parent's record and those of its
+    /// children, which would leave them alive below a dead task, or free below a quarantined one.
+    pub(super) fn finish_cascades(&mut self) {
+        let state_above =
+            |task: &Task| task.parent.and_then(|id| self.tasks.get(&id)).map(|t| t.state);
+        let mut orphans = Vec::new();
+        let mut strays = Vec::new();
+        for task in self.tasks.values().filter(|task| !task.state.is_ended()) {
+            match state_above(task) {
+                Some(State::Ended { .. }) => orphans.push(task.id),
+                Some(State::Quarantined { by }) if task.state == State::Active => {
+                    strays.push((task.id, by));
+                }
+                Some(State::Quarantined { .. } | State::Active) | None => {}
+            }
+        }
+        for id in orphans {
+            self.end(id, Cause::ParentEnded, None);
+        }
+        for (id, by) in strays {
+            for id in self.subtree(id, |task| task.state == State::Active) {
+                self.journal(Fact::Suspended { task: id, by });
+                self.effects.push_back(Effect::Close { task: id, why: Closing::Suspended });
+            }
+        }
     }
 
     /// The tasks that hold something this process could be asked about after a restart.

@@ -93,9 +93,11 @@ impl Registrar {
         self.certificates.extend(outcome.certificates.into_iter().map(|c| (c.serial, c)));
     }
 
-    /// Every holder that has to be looked for after a replay, with the sockets to be opened again.
+    /// Every holder that has to be looked for after a replay. Orders the sockets to be opened again,
+    /// and the ends and quarantines that a crash has torn to be completed.
     #[must_use]
     pub fn reconcile(&mut self) -> Vec<(TaskId, Holder)> {
+        self.finish_cascades();
         let open = self.tasks.values().filter(|task| !task.state.is_ended());
         let open = open.filter(|task| matches!(task.holder, Holder::Socket)).map(|task| task.id);
         self.effects.extend(open.map(|task| Effect::OpenSocket { task }));

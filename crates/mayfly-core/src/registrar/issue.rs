@@ -44,14 +44,16 @@ impl Registrar {
             return Err(Denial::Overloaded);
         }
         let now = self.now;
-        let task = self.tasks.get_mut(&id).ok_or(Denial::TaskUnknown)?;
+        let task = self.tasks.get(&id).ok_or(Denial::TaskUnknown)?;
         active(task, version)?;
+        let max = self.not_after_max(task);
+        let task = self.tasks.get_mut(&id).ok_or(Denial::TaskUnknown)?;
         forget_expired(task, now);
         if task.credentials.len() >= limits::CREDENTIALS_PER_TASK_MAX {
             return Err(Denial::Overloaded);
         }
         let (kind, audience) = read(ask)?;
-        let not_after = not_after(task, kind, now)?;
+        let not_after = not_after(task, kind, (now, max))?;
         let place = place(task, Window::of(not_after));
         let place = match place {
             Some(place) => place,
@@ -78,6 +80,13 @@ impl Registrar {
         let fact = Fact::Promised { task: id, version, kind, serial, not_after };
         self.journal_then(fact, [After::Sign { ticket, grant }]);
         Ok(())
+    }
+
+    /// INVARIANT P7: no credential outlives the lease or the deadline of its task, nor those of the
+    /// tasks above it, because it would outlive its own task's end then.
+    fn not_after_max(&self, task: &Task) -> Option<Timestamp> {
+        let parent = |task: &&Task| task.parent.and_then(|parent| self.tasks.get(&parent));
+        core::iter::successors(Some(task), parent).filter_map(Task::not_after_max).min()
     }
 
     /// The promise is durable: sign, unless the task ended while the disk was busy.
@@ -161,14 +170,17 @@ fn read(ask: Ask) -> Result<(Kind, Vec<String>), Denial> {
     }
 }
 
-/// INVARIANT P7: no credential outlives its task's lease or deadline, as far as they are known now.
-fn not_after(task: &Task, kind: Kind, now: Timestamp) -> Result<Timestamp, Denial> {
+fn not_after(
+    task: &Task,
+    kind: Kind,
+    (now, max): (Timestamp, Option<Timestamp>),
+) -> Result<Timestamp, Denial> {
     let ttl = match kind {
         Kind::X509 => task.terms.x509_ttl,
         Kind::Jwt => task.terms.jwt_ttl,
     };
-    let wanted = now.plus(ttl);
-    let capped = task.not_after_max().map_or(wanted, |max| max.min(wanted)).floor_to_second();
+    let wanted = now.plus(ttl.min(limits::CREDENTIAL_TTL_MAX));
+    let capped = max.map_or(wanted, |max| max.min(wanted)).floor_to_second();
     if capped > now {
         Ok(capped)
     } else if task.deadline.is_some_and(|at| at.floor_to_second() <= now) {
@@ -188,7 +200,7 @@ fn place(task: &Task, window: Window) -> Option<Place> {
 /// Drops what has expired, seldom enough that each credential pays for its removal once.
 fn forget_expired(task: &mut Task, now: Timestamp) {
     let count = task.credentials.len();
-    if count >= 16 && count.is_power_of_two() {
+    if (count >= 16 && count.is_power_of_two()) || count >= limits::CREDENTIALS_PER_TASK_MAX {
         task.credentials.retain(|c| c.not_after.plus(limits::FORGET_AFTER) > now);
         task.places.retain(|(_, place)| place.window.forget_at() > now);
     }

@@ -88,9 +88,7 @@ impl Registrar {
         luck: TaskId,
     ) -> Result<TaskId, Denial> {
         let holder = observable_holder(caller, terms.binding).ok_or(Denial::NotBound)?;
-        let held = self.holders.get(&holder).into_iter().flatten();
-        let held = held.filter_map(|id| self.tasks.get(id));
-        if let Some(task) = held.into_iter().find(|task| task.terms.profile == terms.profile) {
+        if let Some(task) = self.observed_task(&holder, &terms.profile) {
             return usable(task).map(|()| task.id);
         }
         let begin = Begin {
@@ -102,6 +100,20 @@ impl Registrar {
             lease: None,
         };
         self.open(begin, luck, false, None).map(|()| luck)
+    }
+
+    /// The task of `profile` that `holder` has, over or not. A cgroup is held by whoever holds one
+    /// above it: otherwise a process would leave an ended task by making a cgroup of its own below.
+    fn observed_task(&self, holder: &Holder, profile: &str) -> Option<&Task> {
+        let of = |holder: &Holder| {
+            let held = self.holders.get(holder).into_iter().flatten();
+            let mut held = held.filter_map(|id| self.tasks.get(id));
+            held.find(|task| task.terms.profile == profile)
+        };
+        match holder {
+            Holder::Cgroup(path) => ancestors(path).find_map(|up| of(&Holder::Cgroup(up.into()))),
+            Holder::Process(_) | Holder::Lineage(_) | Holder::Socket | Holder::Lease => of(holder),
+        }
     }
 
     fn identity(&self, id: TaskId) -> Option<Identity> {

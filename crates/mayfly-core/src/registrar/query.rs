@@ -53,7 +53,7 @@ impl Registrar {
         self.tasks.values()
     }
 
-    /// Whether a credential still stands, as of what was heard, durable or not.
+    /// Whether a credential still stands: as of every No that was heard, and every Yes that is durable.
     ///
     /// # Errors
     /// The denial that a verifier is to answer with.
@@ -62,6 +62,10 @@ impl Registrar {
         match task.state {
             State::Ended { .. } => return Err(Denial::TaskEnded),
             State::Quarantined { .. } => return Err(Denial::TaskQuarantined),
+            // A quarantine that is lifted in memory only could be back after a crash.
+            State::Active if self.resuming.contains_key(&task.id) => {
+                return Err(Denial::TaskQuarantined);
+            }
             State::Active => {}
         }
         // The newest stand last, and they are asked about most.

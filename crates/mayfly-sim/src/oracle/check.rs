@@ -1,8 +1,8 @@
 //! What the oracle says to each thing as it happens.
 
 use mayfly_core::{
-    Caller, Change, Delta, Holder, Identity, Kind, Record, Sequence, Serial, Status, TaskId,
-    Timestamp, record::Fact,
+    Caller, Change, Delta, Denial, Holder, Identity, Kind, Record, Sequence, Serial, Status,
+    TaskId, Ticket, Timestamp, record::Fact,
 };
 
 use super::{Oracle, Promise, Violation, Ward, is_ended, is_suspended, promise, uphold, version};
@@ -40,13 +40,13 @@ impl Oracle {
 
     /// An operator asks for a quarantine by name.
     pub(crate) fn hears_quarantine(&mut self, task: TaskId) {
-        self.wards.push(Ward { task, acknowledged: false, releasing: false });
+        self.wards.push(Ward { task, acknowledged: false, releasing: Vec::new() });
     }
 
     /// An operator asks for the release of `task`.
-    pub(crate) fn hears_release(&mut self, task: TaskId) {
+    pub(crate) fn hears_release(&mut self, task: TaskId, ticket: Ticket) {
         for ward in self.wards.iter_mut().filter(|ward| ward.task == task) {
-            ward.releasing = true;
+            ward.releasing.push(ticket);
         }
     }
 
@@ -57,13 +57,15 @@ impl Oracle {
         }
     }
 
-    /// The answer to a release: yes, or a denial after which the quarantine holds as before.
-    pub(crate) fn released_from_quarantine(&mut self, task: TaskId, yes: bool) {
-        if yes {
-            self.wards.retain(|ward| ward.task != task || !ward.releasing);
+    /// The answer to a release: yes, or a denial after which the quarantine holds as before. A failed
+    /// disk says neither: the record may be there.
+    pub(crate) fn released_from_quarantine(&mut self, by: Ticket, answer: Result<(), Denial>) {
+        if answer.is_ok() {
+            self.wards.retain(|ward| !ward.releasing.contains(&by));
         }
-        for ward in self.wards.iter_mut().filter(|ward| ward.task == task) {
-            ward.releasing = false;
+        for ward in self.wards.iter_mut().filter(|ward| ward.releasing.contains(&by)) {
+            ward.acknowledged &= answer != Err(Denial::JournalFailed);
+            ward.releasing.retain(|ticket| *ticket != by);
         }
     }
 
@@ -128,8 +130,8 @@ impl Oracle {
         self.position = self.durable as u64;
         for ward in &mut self.wards {
             // A release that was not answered may have happened, or half of it.
-            ward.acknowledged &= !ward.releasing;
-            ward.releasing = false;
+            ward.acknowledged &= ward.releasing.is_empty();
+            ward.releasing.clear();
         }
     }
 

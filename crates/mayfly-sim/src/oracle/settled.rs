@@ -77,7 +77,7 @@ impl Oracle {
             let warded = |acknowledged: bool| {
                 self.wards.iter().any(|ward| {
                     line.contains(&ward.task)
-                        && (!acknowledged || (ward.acknowledged && !ward.releasing))
+                        && (!acknowledged || (ward.acknowledged && ward.releasing.is_empty()))
                 })
             };
             if !ended {

@@ -160,11 +160,11 @@ impl World {
         let Some(task) = self.rng.pick(&self.tasks).copied() else {
             return Ok(());
         };
-        if self.registrar.is_some() {
-            self.oracle.hears_release(task);
-        }
         let ticket = self.ticket();
-        self.ask(ticket, Wish::Release { task }, Event::ReleaseAsked { ticket, task })
+        if self.registrar.is_some() {
+            self.oracle.hears_release(task, ticket);
+        }
+        self.ask(ticket, Wish::Release, Event::ReleaseAsked { ticket, task })
     }
 
     fn revoke(&mut self) -> Done {
