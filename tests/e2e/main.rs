@@ -1,0 +1,23 @@
+//! The whole of Mayfly on one machine: a broker process, real sockets, real workload processes, real
+//! signals. Each test has a broker of its own and is named after what it claims; numbers such as R14
+//! are those of `docs/requirements.md`.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that cannot run, or hears something else, should stop"
+)]
+
+mod actor;
+mod bad_input;
+#[path = "../common/mod.rs"]
+mod common;
+mod ends;
+mod identity;
+mod papers;
+mod profiles;
+mod restart;
+mod rotation;
+mod run;
+mod stand;
