@@ -104,6 +104,7 @@ struct Running {
     tasks: TaskTracker,
     stop: CancellationToken,
     driver: Mutex<Option<JoinHandle<Machine>>>,
+    driver_gone: CancellationToken,
 }
 
 impl Running {
@@ -142,6 +143,10 @@ impl Broker {
         raise_descriptor_limit();
         let opened = open_store(&paths, &options, now).await?;
         let mut notices = notices(&opened.report);
+        if config.public_url.is_some() {
+            let why = "`status.public_url` is set, but nothing is served there by this version";
+            notices.push(why.to_owned());
+        }
         let config = with_applied_profiles(config, &paths, &mut notices)?;
         let (ring, authority_ttl) = open_keys(&config, &paths, now)?;
         let about = About {
@@ -163,6 +168,8 @@ impl Broker {
         let sockets =
             keep_sockets(seams.socket_orders, about.paths.clone(), Arc::clone(&doors), routes);
         drop(running.tasks.spawn(sockets));
+        // Tasks that were there before have their sockets again before anybody is told to come.
+        seams.office.sockets_settled().await;
         let office = OperatorService::new(Arc::new(seams.office));
         let admin = Routes::new(OperatorServer::new(office)).prepare();
         let workload = Listener::bind(&about.workload_socket, seams.workload_mode)?;
@@ -183,6 +190,12 @@ impl Broker {
         &self.notices
     }
 
+    /// Waits for the driver to end by itself, which it does only when core found one of its own laws
+    /// broken. What is on disk is right, so the process has to be started again and replay it.
+    pub async fn broken(&self) {
+        self.running.driver_gone.cancelled().await;
+    }
+
     /// Sends everybody away and writes down what is left to write.
     pub async fn stop(self) {
         self.services.stop().await;
@@ -198,6 +211,7 @@ struct Inner {
     crl: Arc<Notify>,
     lineage: Arc<AtomicBool>,
     svids: Arc<Svids>,
+    sockets: mpsc::WeakSender<SocketOrder>,
     socket_orders: mpsc::Receiver<SocketOrder>,
 }
 
@@ -240,23 +254,30 @@ impl Inner {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let crl = Arc::new(Notify::new());
         let svids = Arc::new(Svids::default());
-        let (sockets, socket_orders) = mpsc::channel(SOCKET_ORDERS_MAX);
+        let (orders, socket_orders) = mpsc::channel(SOCKET_ORDERS_MAX);
+        let sockets = orders.downgrade();
         let means = Machine {
             committer: start_committer(opened.journal, &inbox)?,
             store: opened.store,
             signers: Signers::start(threads, &keys, &inbox)?,
             watcher,
             crl: Arc::clone(&crl),
-            sockets,
+            sockets: orders,
             lineage: Arc::clone(&lineage),
             svids: Arc::clone(&svids),
         };
         let driver = Driver::new(registrar, Arc::clone(clock), means);
-        let driver = running.tasks.spawn(driver.run(messages, running.stop.clone()));
+        // Dropped when the driver ends, also by a panic.
+        let last_words = running.driver_gone.clone().drop_guard();
+        let stop = running.stop.clone();
+        let driver = running.tasks.spawn(async move {
+            let _last_words = last_words;
+            driver.run(messages, stop).await
+        });
         *running.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some(driver);
         let report = report_sightings(sightings, inbox.clone(), running.stop.clone());
         drop(running.tasks.spawn(report));
-        Ok(Self { inbox, keys, crl, lineage, svids, socket_orders })
+        Ok(Self { inbox, keys, crl, lineage, svids, sockets, socket_orders })
     }
 
     /// Publishes bundles, starts what acts by the clock, and puts desk and office in front.
@@ -287,7 +308,7 @@ impl Inner {
         let all_seeing =
             LocalEyes::new(Arc::new(Collector::default()), everything, Arc::clone(clock));
         let office = LocalOffice::new(
-            (self.inbox.clone(), Arc::clone(clock)),
+            (self.inbox.clone(), self.sockets, Arc::clone(clock)),
             Arc::clone(&policy),
             Arc::new(all_seeing),
             authorities_seen,
@@ -380,7 +401,9 @@ fn reconcile(registrar: &mut Registrar, mut watcher: Watcher, now: Timestamp) ->
             Err(_) => Some(Event::WatcherBlinded { task }),
         };
         if let Some(event) = event {
-            tracing::info!(%task, "its holder is gone since the last run");
+            if registrar.task(task).is_some_and(|task| !task.state.is_ended()) {
+                tracing::info!(%task, "its holder is gone since the last run");
+            }
             registrar.handle(now, event);
         }
     }
@@ -466,6 +489,8 @@ async fn keep_sockets(
                     Err(error) => tracing::error!(%task, %error, "the task has no socket"),
                 }
             }
+            // Whoever asked may have left.
+            SocketOrder::Report(done) => drop(done.send(())),
             SocketOrder::Close(task) => {
                 doors.close(task);
                 if let Some(dir) = paths.task_socket(task).parent() {

@@ -49,13 +49,12 @@ impl ForeignBundle {
     /// [`BundleError`] says what is wrong with it.
     pub fn parse(text: &[u8]) -> Result<Self, BundleError> {
         let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
-        let bundle =
-            if first == Some(&b'{') { Self::parse_json(text)? } else { Self::parse_pem(text)? };
-        if bundle.x509.is_empty() && bundle.jwks.is_empty() {
-            Err(BundleError::Empty)
-        } else {
-            Ok(bundle)
-        }
+        if first == Some(&b'{') { Self::parse_json(text) } else { Self::parse_pem(text) }
+    }
+
+    fn or_empty(self) -> Result<Self, BundleError> {
+        let is_empty = self.x509.is_empty() && self.jwks.is_empty();
+        if is_empty { Err(BundleError::Empty) } else { Ok(self) }
     }
 
     fn parse_pem(text: &[u8]) -> Result<Self, BundleError> {
@@ -64,7 +63,7 @@ impl ForeignBundle {
             let certificate = certificate.map_err(|e| BundleError::Malformed(e.to_string()))?;
             x509.extend_from_slice(&certificate);
         }
-        Ok(Self { x509, jwks: Vec::new() })
+        Self { x509, jwks: Vec::new() }.or_empty()
     }
 
     fn parse_json(text: &[u8]) -> Result<Self, BundleError> {
@@ -75,6 +74,10 @@ impl ForeignBundle {
         let keys = keys.ok_or_else(|| malformed("`keys` is missing"))?;
         let used_for =
             |key: &Value, what: &str| key.get("use").and_then(Value::as_str) == Some(what);
+        // §4.1.3: no keys at all is the withdrawal of all keys, and not a slip.
+        if keys.is_empty() {
+            return Ok(Self::default());
+        }
         let mut x509 = Vec::new();
         for key in keys.iter().filter(|key| used_for(key, "x509-svid")) {
             let chain = key.get("x5c").and_then(Value::as_array);
@@ -94,7 +97,7 @@ impl ForeignBundle {
         let jwt: Vec<_> = jwt.collect();
         let jwks =
             if jwt.is_empty() { Vec::new() } else { json!({ "keys": jwt }).to_string().into() };
-        Ok(Self { x509, jwks })
+        Self { x509, jwks }.or_empty()
     }
 }
 
@@ -170,6 +173,12 @@ mod tests {
         assert_eq!(bundle.x509, [1, 2, 3]);
         let jwks: Value = serde_json::from_slice(&bundle.jwks).unwrap();
         assert_eq!(jwks["keys"].as_array().map(Vec::len), Some(1));
+    }
+
+    #[test]
+    fn point_65_no_keys_at_all_withdraw_the_domain() {
+        assert_eq!(ForeignBundle::parse(br#"{"keys":[]}"#).unwrap(), ForeignBundle::default());
+        assert!(matches!(ForeignBundle::parse(b""), Err(BundleError::Empty)));
     }
 
     #[test]

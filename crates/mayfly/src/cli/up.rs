@@ -30,6 +30,8 @@ pub(crate) struct UpArgs {
 }
 
 pub(crate) async fn up(context: &Context, args: &UpArgs) -> Result<(), CliError> {
+    // Whatever is written is the owner's alone; sockets are opened to others by name.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let uid = rustix::process::geteuid().as_raw();
     // Paths are told to workloads, whose working directory is another one.
     let data_dir = std::path::absolute(&context.data_dir)
@@ -54,11 +56,16 @@ pub(crate) async fn up(context: &Context, args: &UpArgs) -> Result<(), CliError>
     }
     let (socket, data_dir) = (broker.workload_socket().display(), data_dir.display());
     output::line(&format!("ready {trust_domain} unix://{socket} data-dir={data_dir}"));
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let broken = tokio::select! {
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+        () = broker.broken() => true,
+    };
     tracing::info!("stopping");
     broker.stop().await;
+    if broken {
+        let why = "the driver has stopped, see above; start again, nothing acknowledged is lost";
+        return Err(CliError::Other(why.to_owned()));
+    }
     Ok(())
 }
