@@ -6,7 +6,7 @@
 # kept in target/corpus/TARGET; a crash is written to target/crashes/TARGET and should be copied to
 # ../corpus/TARGET, where CI replays it for ever.
 #
-# `./run.sh minimise TARGET` distils everything found into ../corpus/TARGET.
+# `./run.sh minimise TARGET` adds to ../corpus/TARGET what reaches code that nothing there reaches.
 set -eu
 cd "$(dirname "$0")"
 
@@ -28,8 +28,13 @@ if [ "${1:?usage: run.sh TARGET SECONDS | run.sh minimise TARGET}" = minimise ];
     build "$target"
     small="target/minimised/$target"
     rm -rf "$small" && mkdir -p "$small"
-    "$binary" -merge=1 -max_len=2048 "$small" "../corpus/$target" "$found"
-    ls "$small" | wc -l
+    # Without counters, or a thousand inputs would differ by how often they go around a loop.
+    "$binary" -set_cover_merge=1 -use_counters=0 -max_len=600 "$small" "../corpus/$target" "$found"
+    for input in "$small"/*; do
+        known=$(find "../corpus/$target" -type f -exec cmp -s {} "$input" \; -print)
+        [ -n "$known" ] || cp "$input" "../corpus/$target/"
+    done
+    ls "../corpus/$target" | wc -l
     exit
 fi
 

@@ -135,6 +135,7 @@ impl RevocationSet {
         if delta.to <= self.position {
             return true; // An echo. The feed may repeat itself after a reconnect.
         }
+        // INVARIANT P3: a reader that skipped a delta would accept an ended task for ever.
         if delta.from != self.position {
             return false;
         }

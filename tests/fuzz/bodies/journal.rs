@@ -106,12 +106,16 @@ impl Damaged {
     }
 }
 
+const DAMAGED_BYTES_MAX: usize = 1 << 16;
+
 fn damage(good: &[u8], input: &[u8]) -> Damaged {
     let mut bytes = good.to_vec();
     for edit in input.chunks_exact(4).take(64) {
         let &[high, low, value, what] = edit else { continue };
         let at = usize::from(u16::from_be_bytes([high, low])) % good.len();
         match what {
+            // Doubling has an end, or the test runs out of memory before the log does.
+            1 | 2 if bytes.len() > DAMAGED_BYTES_MAX => {}
             0 => bytes.truncate(at),
             1 => bytes.extend(vec![value; at % 256]),
             2 => bytes.extend_from_within(at.min(bytes.len())..),

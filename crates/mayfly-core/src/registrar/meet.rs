@@ -34,6 +34,7 @@ impl Registrar {
         };
         let identities: Vec<_> =
             found.iter().flatten().filter_map(|id| self.identity(*id)).collect();
+        // INVARIANT P8: silence is No; there is no identity to fall back on.
         if identities.is_empty() {
             let denial = found.iter().filter_map(|one| one.err()).min_by_key(|d| precedence(*d));
             let profile = permits.first().map_or("", |terms| terms.profile.as_str());
