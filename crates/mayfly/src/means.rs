@@ -8,7 +8,7 @@ use std::sync::{
 use mayfly_attest::Watcher;
 use mayfly_core::{Event, Grant, Holder, Record, Sequence, TaskId, Ticket};
 use mayfly_store::{Committer, Store};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{driver::Message, signers::Signers, svids::Svids};
 
@@ -36,12 +36,14 @@ pub trait Means {
 }
 
 /// What happens to a task's own socket.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub enum SocketOrder {
     /// Listen.
     Open(TaskId),
     /// Stop, and remove the file.
     Close(TaskId),
+    /// Say so when everything that was ordered before is done.
+    Report(oneshot::Sender<()>),
 }
 
 /// The means of one machine.
@@ -112,8 +114,8 @@ impl Means for Machine {
 
 impl Machine {
     fn order_socket(&self, order: SocketOrder) {
-        if self.sockets.try_send(order).is_err() {
-            tracing::error!(?order, "too many orders for task sockets at once");
+        if let Err(lost) = self.sockets.try_send(order) {
+            tracing::error!(%lost, "too many orders for task sockets at once");
         }
     }
 }

@@ -16,13 +16,14 @@ use mayfly_serve::{
     },
 };
 use mayfly_sign::{AuthorityView, RotationPolicy, Standing};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use crate::{
     clock::{self, Clock},
     config,
     desk::Policy,
     driver::{Inbox, No},
+    means::SocketOrder,
     paths::Paths,
 };
 
@@ -32,6 +33,8 @@ pub struct LocalOffice(Arc<Inner>);
 
 struct Inner {
     inbox: Inbox,
+    /// Weak, because whoever carries out these orders ends when the driver does.
+    sockets: mpsc::WeakSender<SocketOrder>,
     policy: Arc<Policy>,
     /// One change of the profiles at a time, or epochs could be told in the wrong order.
     applying: Mutex<()>,
@@ -81,14 +84,25 @@ impl LocalOffice {
     /// An office in front of the driver behind `inbox`.
     #[must_use]
     pub fn new(
-        (inbox, clock): (Inbox, Clock),
+        (inbox, sockets, clock): (Inbox, mpsc::WeakSender<SocketOrder>, Clock),
         policy: Arc<Policy>,
         eyes: Arc<dyn Eyes>,
         authorities: watch::Receiver<Vec<AuthorityView>>,
         about: About,
     ) -> Self {
         let applying = Mutex::default();
-        Self(Arc::new(Inner { inbox, policy, applying, eyes, authorities, clock, about }))
+        Self(Arc::new(Inner { inbox, sockets, policy, applying, eyes, authorities, clock, about }))
+    }
+
+    /// Waits until everything that was ordered for the tasks' own sockets so far is done.
+    pub async fn sockets_settled(&self) {
+        let (done, told) = oneshot::channel();
+        let Some(orders) = self.0.sockets.upgrade() else { return };
+        if orders.send(SocketOrder::Report(done)).await.is_ok() {
+            drop(orders);
+            // An error means that the broker is stopping, and nobody will need a socket.
+            drop(told.await);
+        }
     }
 
     async fn report(&self) -> Result<Report, Refusal> {
@@ -137,6 +151,10 @@ impl LocalOffice {
         let (task, version) = self.0.inbox.order(asked).await?;
         let spiffe_id =
             self.0.inbox.read(move |r| r.task(task).map(|t| t.spiffe_id.clone())).await?;
+        if own_socket {
+            // Its workload is started with this answer, and finds the socket there.
+            self.sockets_settled().await;
+        }
         let paths = &self.0.about.paths;
         let shared = || self.0.about.workload_socket.clone();
         Ok(Begun {
