@@ -62,6 +62,8 @@ impl Committer {
         let thread = Builder::new().name("committer".into()).spawn(move || {
             let run = AssertUnwindSafe(|| run(journal, &receiver, &mut notify));
             let result = catch_unwind(run).unwrap_or(Err(StoreError::Stopped));
+            // First the door, then the news: whoever has heard of the failure cannot submit.
+            drop(receiver);
             if let Err(error) = &result {
                 notify(Committed::Failed(error.clone()));
             }
