@@ -36,9 +36,15 @@ impl Disk {
         self.records.len() - self.synced
     }
 
+    /// Records that no crash loses.
+    #[must_use]
+    pub(crate) const fn synced(&self) -> usize {
+        self.synced
+    }
+
     /// Makes the next `count` records durable, and says up to which.
     pub(crate) fn sync(&mut self, count: usize) -> Sequence {
-        self.synced = self.records.len().min(self.synced + count);
+        self.synced = self.records.len().min(self.synced.saturating_add(count));
         Sequence(self.synced as u64)
     }
 

@@ -18,6 +18,7 @@ mod disk;
 mod network;
 mod oracle;
 mod rng;
+pub mod scenario;
 mod trace;
 mod weather;
 mod world;

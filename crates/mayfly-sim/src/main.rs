@@ -1,19 +1,38 @@
 //! Shows one world, or searches many.
 //!
 //! `mayfly-sim 42` tells the story of seed 42. `mayfly-sim 0 100000` lives through that many worlds
-//! from seed 0 on and names each seed that breaks a law.
+//! from seed 0 on and names each seed that breaks a law. `mayfly-sim STORY.txt` plays a scenario.
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let numbers: Option<Vec<u64>> = std::env::args().skip(1).map(|arg| arg.parse().ok()).collect();
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    if let [path] = args.as_slice()
+        && let Ok(story) = std::fs::read_to_string(path)
+    {
+        return play(&story);
+    }
+    let numbers: Option<Vec<u64>> = args.iter().map(|arg| arg.parse().ok()).collect();
     match numbers.as_deref() {
         Some([seed]) => tell(*seed),
         Some([from, count]) => search(*from, *count),
         None | Some(_) => {
-            println!("usage: mayfly-sim SEED | mayfly-sim FIRST_SEED COUNT");
+            println!("usage: mayfly-sim SEED | mayfly-sim FIRST_SEED COUNT | mayfly-sim STORY.txt");
             ExitCode::from(2)
+        }
+    }
+}
+
+fn play(story: &str) -> ExitCode {
+    match mayfly_sim::scenario::play(story) {
+        Ok(()) => {
+            println!("it holds");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            println!("{why}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -1,0 +1,148 @@
+//! A line as the events that the registrar hears.
+
+use mayfly_core::{
+    Ask, Basis, Begin, Binding, Caller, Cause, Event, Holder, PolicyEpoch, Registrar, Span,
+    TaskVersion, Terms, Verdict,
+};
+
+use super::{
+    parse::Line,
+    stage::{START, Stage, process, task},
+};
+
+impl Stage {
+    pub(super) fn events(&mut self, line: &Line) -> Result<Vec<Event>, String> {
+        let ticket = self.ticket();
+        let one = |event| Ok(vec![event]);
+        match line.verb.as_str() {
+            "tick" => Ok(Vec::new()),
+            "begin" => {
+                let begin = begin(line)?;
+                one(Event::BeginAsked { ticket, begin, luck: task(line.word(0)?)? })
+            }
+            "meet" => self.meet(line).map(|event| vec![event]),
+            "ask" => self.ask(line).map(|event| vec![event]),
+            "heartbeat" => one(Event::HeartbeatHeard { ticket, task: task(line.word(0)?)? }),
+            "amend" => {
+                let intent = line.words.get(1).cloned().unwrap_or_default();
+                one(Event::AmendAsked { ticket, task: task(line.word(0)?)?, intent })
+            }
+            "end" => {
+                let word = line.words.get(1).map_or("revoked", String::as_str);
+                let cause = Cause::parse(word).ok_or_else(|| format!("`{word}` is no cause"))?;
+                one(Event::EndAsked { ticket, task: task(line.word(0)?)?, cause })
+            }
+            "exit" => one(Event::HolderGone { task: task(line.word(0)?)?, exit: Some(0) }),
+            "quarantine" => one(Event::QuarantineAsked { ticket, task: task(line.word(0)?)? }),
+            "release" => one(Event::ReleaseAsked { ticket, task: task(line.word(0)?)? }),
+            "revoke" => one(Event::RevokeAsked { ticket, serial: self.serial(line.word(0)?)? }),
+            "signed" => one(Event::Signed { ticket: self.signing(line.word(0)?)? }),
+            "unsigned" => one(Event::SigningFailed { ticket: self.signing(line.word(0)?)? }),
+            "flush" => one(Event::Journaled { upto: self.disk.sync(usize::MAX) }),
+            "disk_fails" => {
+                self.disk.fail();
+                one(Event::JournalFailed)
+            }
+            "policy" => {
+                self.epoch = PolicyEpoch(self.epoch.0 + 1);
+                let gone = line.words.clone();
+                one(Event::PolicyChanged { epoch: self.epoch, gone })
+            }
+            other => Err(format!("`{other}` is nothing that can be done")),
+        }
+    }
+
+    /// `meet P1 as T1 uid=1000 parent=P2 cgroup=/a bind=process`: a process asks who it is. `as` names
+    /// the task that may be opened for it; without `uid` it has earned nothing.
+    fn meet(&mut self, line: &Line) -> Result<Event, String> {
+        let mut lineage = vec![process(line.word(0)?)?];
+        lineage.extend(line.option("parent").map(process).transpose()?);
+        let cgroup = line.option("cgroup").map(String::from);
+        let socket = line.option("socket").map(task).transpose()?;
+        let bind = line.option("bind").unwrap_or("process");
+        let bind = Binding::parse(bind).ok_or_else(|| format!("`{bind}` is no binding"))?;
+        let permits = line.option("uid").map(|uid| terms(uid, bind, line)).transpose()?;
+        let luck = match line.words.get(1).map(String::as_str) {
+            Some("as") => vec![task(line.word(2)?)?],
+            _ => Vec::new(),
+        };
+        Ok(Event::Met {
+            ticket: self.ticket(),
+            caller: Caller { lineage, cgroup, socket },
+            verdict: Verdict { epoch: self.judged(line)?, permits: permits.into_iter().collect() },
+            luck,
+        })
+    }
+
+    /// The edition of the profiles that a verdict rests on; `epoch=1` says which if it is not the
+    /// newest.
+    fn judged(&self, line: &Line) -> Result<PolicyEpoch, String> {
+        let epoch = line.option("epoch").map(str::parse).transpose();
+        let epoch = epoch.map_err(|_no_number| String::from("`epoch` is not a number"))?;
+        Ok(epoch.map_or(self.epoch, PolicyEpoch))
+    }
+
+    /// `ask T1 x509`, `ask T1 jwt`; `version=1` for an introduction to an old version.
+    fn ask(&mut self, line: &Line) -> Result<Event, String> {
+        let id = task(line.word(0)?)?;
+        let known = self.registrar.as_ref().and_then(|registrar: &Registrar| registrar.task(id));
+        if let (Some(known), Some(uid)) = (known, line.option("uid"))
+            && known.terms.profile != format!("uid-{uid}")
+        {
+            return Err(format!("the task is not of uid {uid}"));
+        }
+        let current = known.map_or(TaskVersion(1), |task| task.version);
+        let version = line.option("version").map(str::parse).transpose();
+        let version = version.map_err(|_no_number| String::from("`version` is not a number"))?;
+        let version = version.map_or(current, TaskVersion);
+        let ask = match line.word(1)? {
+            "x509" => Ask::X509,
+            "jwt" => Ask::Jwt { audience: vec!["story".into()] },
+            other => return Err(format!("`{other}` is neither `x509` nor `jwt`")),
+        };
+        let basis = Basis { task: id, version, epoch: self.judged(line)? };
+        let ticket = self.ticket();
+        Ok(Event::Asked { ticket, basis, ask, luck: ticket.0 })
+    }
+}
+
+fn begin(line: &Line) -> Result<Begin, String> {
+    let lease = line.span("lease")?;
+    let (kind, name) = match line.option("holder") {
+        Some(holder) => holder.split_once(':').unwrap_or((holder, "")),
+        None if lease.is_some() => ("lease", ""),
+        None => ("socket", ""),
+    };
+    let (holder, binding) = match kind {
+        "process" => (Holder::Process(process(name)?), Binding::Process),
+        "lineage" => (Holder::Lineage(process(name)?), Binding::Lineage),
+        "cgroup" => (Holder::Cgroup(name.into()), Binding::Cgroup),
+        "socket" => (Holder::Socket, Binding::Socket),
+        "lease" => (Holder::Lease, Binding::Lease),
+        other => return Err(format!("`{other}` holds nothing")),
+    };
+    Ok(Begin {
+        terms: terms(line.option("uid").unwrap_or("0"), binding, line)?,
+        holder,
+        parent: line.option("parent").map(task).transpose()?,
+        intent: String::new(),
+        deadline: line.span("deadline")?.map(|span| START.plus(span)),
+        lease,
+    })
+}
+
+fn terms(uid: &str, binding: Binding, line: &Line) -> Result<Terms, String> {
+    let ttl = line.span("ttl")?.unwrap_or(Span::from_secs(300));
+    Ok(Terms {
+        profile: format!("uid-{uid}"),
+        path: format!("/uid-{uid}"),
+        owner: "story".into(),
+        binding,
+        stable_identity: false,
+        x509_ttl: ttl,
+        jwt_ttl: ttl,
+        task_ttl: None,
+        hint: String::new(),
+        federates_with: Vec::new(),
+    })
+}
