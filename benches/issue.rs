@@ -30,7 +30,7 @@ fn main() -> Result<(), Fault> {
     let mut path = Ratios::default();
     let mut latencies = socket::Latencies::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let rounds = count("MAYFLY_BENCH_ROUNDS", (3, 21))?;
+    let rounds = count("MAYFLY_BENCH_ROUNDS", (2, 15))?;
     runtime.block_on(socket::measure(
         dir.path(),
         (&raw, &mut floor),

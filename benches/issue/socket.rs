@@ -51,21 +51,38 @@ pub(crate) async fn measure(
     rounds: usize,
     (ratios, latencies): (&mut Ratios, &mut Latencies),
 ) -> Result<(), Fault> {
-    let house = House::open(dir).await?;
-    let residents = warm(&house, IN_FLIGHT).await?;
-    for _ in 0..rounds {
+    for round in 0..rounds {
         floor.sample()?;
+        // A broker that remembers nothing: what it has seen would make each round dearer than the last.
+        let house = House::open(&dir.join(round.to_string())).await?;
+        let residents = warm(&house, IN_FLIGHT).await?;
         jwt(&house, &residents, (raw, &mut *ratios), latencies).await?;
-        x509(&house, (raw, &mut *ratios), latencies).await?;
-        life(&house, (raw, &mut *ratios)).await?;
+        let guests = x509(&house, ("x509", X509), (raw, &mut *ratios), latencies).await?;
         alone(&house, latencies).await?;
+        all_end(&house, &guests).await?;
+        life(&house, (raw, &mut *ratios)).await?;
+        let mut unread = Latencies::default();
+        x509(&house, ("x509_later", X509_LATER), (raw, &mut *ratios), &mut unread).await?;
+        house.close().await?;
     }
-    house.close().await
+    Ok(())
 }
+
+const X509: &str = "socket: first FetchX509SVID on a warm connection";
+const X509_LATER: &str = "… with the certificates of this round on the revocation list";
 
 const fn calls() -> (usize, usize) {
     if cfg!(debug_assertions) { (512, 256) } else { (4096, 512) }
 }
+
+/// The broker's threads, by the beginning of their names.
+const THREADS: [(&str, &str); 5] = [
+    ("tokio", "… of which sockets, attestation, profiles and registrar"),
+    ("sign", "… of which signing threads"),
+    ("committer", "… of which the journal"),
+    ("keeper", "… of which bringing the index up to date"),
+    ("sled", "… of which the index's own threads"),
+];
 
 /// Tokens over connections that are up, each of another task.
 async fn jwt(
@@ -84,12 +101,17 @@ async fn jwt(
         }
         Ok::<_, Fault>(waits)
     });
+    let parts = || THREADS.map(|(name, _)| house.threads_ns(name));
     let signature = raw.cost()?;
-    let before = house.cpu_ns()?;
+    let (before, parts_before) = (house.cpu_ns()?, parts());
     let waits: Vec<_> =
         stream::iter(all).buffer_unordered(IN_FLIGHT).try_collect::<Vec<_>>().await?;
-    let cost = per(house.cpu_ns()? - before, each * residents.len());
+    let count = each * residents.len();
+    let cost = per(house.cpu_ns()? - before, count);
     ratios.add(("jwt", "socket: FetchJWTSVID on a warm connection"), cost / signature);
+    for ((part, after), before) in THREADS.into_iter().zip(parts()).zip(parts_before) {
+        ratios.add(part, per(after? - before?, count) / signature);
+    }
     latencies.jwt_crowd.extend(waits.concat());
     Ok(())
 }
@@ -98,9 +120,10 @@ async fn jwt(
 /// certificate among its streams, so only a new task gets a new one on demand.
 async fn x509(
     house: &House,
+    figure: (&'static str, &'static str),
     (raw, ratios): (&Raw, &mut Ratios),
     latencies: &mut Latencies,
-) -> Result<(), Fault> {
+) -> Result<Vec<Guest>, Fault> {
     let guests = warm(house, calls().1).await?;
     tokio::time::sleep(TAIL).await;
     let signature = raw.cost()?;
@@ -109,8 +132,12 @@ async fn x509(
     let waits: Vec<f64> = stream::iter(fetches).buffer_unordered(IN_FLIGHT).try_collect().await?;
     tokio::time::sleep(TAIL).await;
     let cost = per(house.cpu_ns()? - before, guests.len());
-    ratios.add(("x509", "socket: first FetchX509SVID on a warm connection"), cost / signature);
+    ratios.add(figure, cost / signature);
     latencies.x509_crowd.extend(waits);
+    Ok(guests)
+}
+
+async fn all_end(house: &House, guests: &[Guest]) -> Result<(), Fault> {
     let ends = guests.iter().map(|guest| house.end(guest));
     stream::iter(ends).buffer_unordered(IN_FLIGHT).try_collect().await
 }
