@@ -33,6 +33,7 @@ impl Stage {
                 one(Event::EndAsked { ticket, task: task(line.word(0)?)?, cause })
             }
             "exit" => one(Event::HolderGone { task: task(line.word(0)?)?, exit: Some(0) }),
+            "blind" => one(Event::WatcherBlinded { task: task(line.word(0)?)? }),
             "quarantine" => one(Event::QuarantineAsked { ticket, task: task(line.word(0)?)? }),
             "release" => one(Event::ReleaseAsked { ticket, task: task(line.word(0)?)? }),
             "revoke" => one(Event::RevokeAsked { ticket, serial: self.serial(line.word(0)?)? }),
