@@ -57,7 +57,7 @@ struct Known {
 }
 
 /// Everything that was acknowledged.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Book {
     tasks: BTreeMap<String, Known>,
     begins: u64,
@@ -221,35 +221,46 @@ fn may_be_forgotten(known: &Known, now: u64) -> bool {
     known.ending && known.ended_at.is_none_or(|at| at + 100_000 < now)
 }
 
-/// What was acknowledged holds in the broker's own words.
-fn check_views(book: &Book, views: &[wire::TaskView]) {
+/// What was acknowledged and does not hold in the broker's own words.
+fn lost_in_views(book: &Book, views: &[wire::TaskView]) -> Vec<String> {
     let views: BTreeMap<&str, &wire::TaskView> =
         views.iter().map(|view| (view.task.as_str(), view)).collect();
     let now = mayfly::clock::now().0;
+    let mut lost = Vec::new();
     for (id, known) in &book.tasks {
-        let Some(view) = views.get(id.as_str()) else {
-            assert!(may_be_forgotten(known, now), "LOST: task {id}, {known:?}");
-            continue;
-        };
-        if known.ended_at.is_some() {
-            assert_eq!(
-                (view.state.as_str(), view.cause.as_str()),
-                ("ended", "completed"),
-                "LOST: the end of {id}"
-            );
-        } else if !known.ending {
-            assert_eq!(view.state, "active", "{id} ended although nobody asked: {view:?}");
-        }
-        let credentials: BTreeMap<&str, &wire::CredentialView> =
-            view.credentials.iter().map(|one| (one.serial.as_str(), one)).collect();
-        for (serial, held) in &known.held {
-            let one = credentials.get(serial.as_str());
-            let one = one.unwrap_or_else(|| panic!("LOST: serial {serial} of {id}"));
-            assert!(one.revoked_at_ms != 0 || !held.revoked, "LOST: the revocation of {serial}");
-            let may_be = held.revoking || known.ending;
-            assert!(one.revoked_at_ms == 0 || may_be, "{serial} revoked itself: {view:?}");
+        match views.get(id.as_str()) {
+            Some(view) => lost.extend(lost_in_view(known, view)),
+            None if may_be_forgotten(known, now) => {}
+            None => lost.push(format!("task {id}: {known:?}")),
         }
     }
+    lost
+}
+
+fn lost_in_view(known: &Known, view: &wire::TaskView) -> Vec<String> {
+    let id = &view.task;
+    let mut lost = Vec::new();
+    if known.ended_at.is_some() && (view.state != "ended" || view.cause != "completed") {
+        lost.push(format!("the end of {id}: {view:?}"));
+    } else if !known.ending && view.state != "active" {
+        lost.push(format!("{id}, which nobody ended: {view:?}"));
+    }
+    let credentials: BTreeMap<&str, &wire::CredentialView> =
+        view.credentials.iter().map(|one| (one.serial.as_str(), one)).collect();
+    for (serial, held) in &known.held {
+        let may_be = held.revoking || known.ending;
+        match credentials.get(serial.as_str()) {
+            None => lost.push(format!("serial {serial} of {id}")),
+            Some(one) if one.revoked_at_ms == 0 && held.revoked => {
+                lost.push(format!("the revocation of {serial}"));
+            }
+            Some(one) if one.revoked_at_ms != 0 && !may_be => {
+                lost.push(format!("serial {serial}, which nobody revoked: {view:?}"));
+            }
+            Some(_) => {}
+        }
+    }
+    lost
 }
 
 /// What was acknowledged holds for those who show a token.
@@ -278,10 +289,19 @@ async fn check_tokens(book: &Shared, broker: &Broker, dice: &mut Dice) {
     }
 }
 
-/// The log as a whole: everything that was acknowledged is there, and nothing is there twice.
-fn check_log(book: &Book, site: &Site) -> mayfly_audit::Verified {
+/// What the log says as a whole.
+struct Testimony {
+    began: BTreeSet<TaskId>,
+    ended: BTreeSet<TaskId>,
+    promised: BTreeMap<Serial, TaskId>,
+    revoked: BTreeSet<Serial>,
+    verified: mayfly_audit::Verified,
+}
+
+/// Reads the log. Nothing may stand there twice, and no position may be used twice.
+fn testimony(site: &Site) -> Testimony {
     let log = site.data().join("store/log");
-    let (mut began, mut ended) = (BTreeSet::new(), BTreeSet::new());
+    let (mut began, mut ended, mut revoked) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut promised: BTreeMap<Serial, TaskId> = BTreeMap::new();
     let mut places = BTreeMap::new();
     let mut last = Sequence(0);
@@ -291,11 +311,10 @@ fn check_log(book: &Book, site: &Site) -> mayfly_audit::Verified {
         match entry.record.fact {
             Fact::Began { task, .. } => assert!(began.insert(task), "{task} began twice"),
             Fact::Ended { task, .. } => assert!(ended.insert(task), "{task} ended twice"),
+            Fact::CredentialRevoked { serial, .. } => drop(revoked.insert(serial)),
             Fact::Promised { task, serial, .. } => {
-                assert!(
-                    began.contains(&task) && !ended.contains(&task),
-                    "{serial} has no live task"
-                );
+                let is_live = began.contains(&task) && !ended.contains(&task);
+                assert!(is_live, "{serial} has no live task");
                 assert!(promised.insert(serial, task).is_none(), "serial {serial} is used twice");
                 let other = places.insert(serial.place(), task);
                 assert!(other.is_none_or(|other| other == task), "{serial} shares its position");
@@ -304,21 +323,61 @@ fn check_log(book: &Book, site: &Site) -> mayfly_audit::Verified {
             | Fact::Resumed { .. }
             | Fact::Renewed { .. }
             | Fact::Amended { .. }
-            | Fact::CredentialRevoked { .. }
             | Fact::Refused { .. }
             | Fact::Noted { .. } => {}
         }
     });
+    let verified = verified.expect("every byte of the log is good");
+    Testimony { began, ended, promised, revoked, verified }
+}
+
+/// What was acknowledged and does not stand in the log.
+fn lost_in_log(book: &Book, testimony: &Testimony) -> Vec<String> {
+    let mut lost = Vec::new();
     for (id, known) in &book.tasks {
         let task = TaskId::parse(id).expect("a task's name");
-        assert!(began.contains(&task), "LOST: task {id}");
-        assert!(known.ended_at.is_none() || ended.contains(&task), "LOST: the end of {id}");
-        for serial in known.held.keys() {
-            let serial = Serial::parse(serial).expect("a serial");
-            assert_eq!(promised.get(&serial), Some(&task), "LOST: serial {serial}");
+        if !testimony.began.contains(&task) {
+            lost.push(format!("task {id}"));
+        }
+        if known.ended_at.is_some() && !testimony.ended.contains(&task) {
+            lost.push(format!("the end of {id}"));
+        }
+        for (serial, held) in &known.held {
+            let name = Serial::parse(serial).expect("a serial");
+            if testimony.promised.get(&name) != Some(&task) {
+                lost.push(format!("serial {serial} of {id}"));
+            }
+            if held.revoked && !testimony.revoked.contains(&name) {
+                lost.push(format!("the revocation of {serial}"));
+            }
         }
     }
-    verified.expect("every byte of the log is good")
+    lost
+}
+
+/// The checks see a loss when there is one: each kind is planted into a book that is right.
+fn check_the_checks(book: &Book, views: &[wire::TaskView], testimony: &Testimony) {
+    type Plant = fn(&mut Known);
+    let is_plain = |(_, known): &(&String, &Known)| !known.ending && !known.held.is_empty();
+    let (task, _) = book.tasks.iter().find(is_plain).expect("a live task with a credential");
+    let plants: [(&str, Plant); 3] = [
+        ("the end of", |known| known.ended_at = Some(u64::MAX)),
+        ("serial", |known| drop(known.held.insert(format!("01{:032}", 0), Held::default()))),
+        ("the revocation of", |known| {
+            known.held.values_mut().for_each(|held| (held.revoking, held.revoked) = (true, true));
+        }),
+    ];
+    for (kind, plant) in plants {
+        let mut planted = book.clone();
+        plant(planted.tasks.get_mut(task).expect("just found"));
+        for lost in [lost_in_views(&planted, views), lost_in_log(&planted, testimony)] {
+            assert!(lost.iter().any(|one| one.starts_with(kind)), "not seen: {kind}");
+        }
+    }
+    let mut planted = book.clone();
+    planted.tasks.insert("0".repeat(32), Known::default());
+    assert!(!lost_in_views(&planted, views).is_empty(), "a lost task is not seen");
+    assert!(!lost_in_log(&planted, testimony).is_empty(), "a lost task is not seen");
 }
 
 fn configuration() -> String {
@@ -379,11 +438,13 @@ async fn round(site: &Site, book: &Shared, dice: &mut Dice) {
     }
 }
 
-async fn check(book: &Shared, broker: &Broker, dice: &mut Dice) {
-    let mut operator = broker.operator().await;
-    let views = operator.list(true).await.expect("a list");
-    check_views(&book.open(), &views);
+/// Everything that was acknowledged holds in a broker that has just started.
+async fn check(book: &Shared, broker: &Broker, dice: &mut Dice) -> Vec<wire::TaskView> {
+    let views = broker.operator().await.list(true).await.expect("a list");
+    let lost = lost_in_views(&book.open(), &views);
+    assert!(lost.is_empty(), "LOST: {lost:#?}");
     check_tokens(book, broker, dice).await;
+    views
 }
 
 #[tokio::main]
@@ -398,11 +459,15 @@ async fn main() {
         round(&site, &book, &mut dice).await;
     }
     let broker = site.start().await;
-    check(&book, &broker, &mut dice).await;
+    let views = check(&book, &broker, &mut dice).await;
     assert_eq!(broker.stop().await, Some(0), "and a clean end is still possible");
 
     let book = book.open();
-    let verified = check_log(&book, &site);
+    let testimony = testimony(&site);
+    let lost = lost_in_log(&book, &testimony);
+    assert!(lost.is_empty(), "LOST: {lost:#?}");
+    check_the_checks(&book, &views, &testimony);
+    let verified = &testimony.verified;
     assert!(verified.torn.is_none(), "nothing is torn after a clean end");
     assert!(!site.said().contains("panicked"), "{}", site.said());
     let Book { begins, ends, credentials, revocations, .. } = *book;

@@ -8,8 +8,8 @@ use tokio::{
 };
 
 use crate::{
-    common::{Operator, within},
-    stand::{begin_on, stand},
+    common::{Operator, until, within},
+    stand::{begin_on, skip, stand},
 };
 
 async fn last_task(operator: &mut Operator) -> mayfly_proto::mayfly::v1::TaskView {
@@ -115,6 +115,40 @@ async fn run_is_bounded_by_its_time_and_by_its_parent() {
     assert_eq!(task.parent, parent);
     let life = Duration::from_millis(task.deadline_ms.saturating_sub(task.begun_at_ms));
     assert!(life > Duration::from_secs(3590) && life <= Duration::from_secs(3600), "{life:?}");
+}
+
+/// What a command leaves behind in its cgroup is refused when the command's task is over: it is not met
+/// anew as somebody else, although its user has a profile.
+#[tokio::test]
+async fn run_leaves_nobody_behind_with_an_identity() {
+    let (site, _broker, mut operator) = stand().await;
+    let (go, out) = (site.root().join("go"), site.root().join("out"));
+    let script = format!(
+        "{{ until [ -e '{go}' ]; do sleep 0.02; done; {own} fetch x509; echo code $?; }} \
+         >'{out}' 2>&1 </dev/null & exit 0",
+        go = go.display(),
+        out = out.display(),
+        own = env!("CARGO_BIN_EXE_mayfly"),
+    );
+    let run = site.mayfly(&["run", "--as", "job", "--", "sh", "-c", &script]).await;
+    assert!(run.status.success(), "{run:?}");
+    let task = last_task(&mut operator).await;
+    assert_eq!(task.state, "ended", "it ended with its command");
+    std::fs::write(&go, "").expect("it is ours");
+    let said = until("the orphan's word", async || {
+        std::fs::read_to_string(&out).ok().filter(|text| text.contains("code "))
+    });
+    let said = said.await;
+    if task.binding != "cgroup" {
+        return skip("run_leaves_nobody_behind_with_an_identity may not make a cgroup");
+    }
+    assert!(said.contains("task_ended") && said.contains("code 1"), "{said}");
+    for hierarchy in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
+        let dir = std::path::PathBuf::from(format!("{hierarchy}{}", task.holder));
+        // The orphan has said its last word, and its cgroup is empty a moment later.
+        let is_gone = async || (std::fs::remove_dir(&dir).is_ok() || !dir.exists()).then_some(());
+        until("the end of the cgroup", is_gone).await;
+    }
 }
 
 /// The two commands of the README: no configuration, no root, and `dev` for whoever started it.
