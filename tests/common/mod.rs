@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Output, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -56,7 +57,7 @@ pub(crate) fn own_uid() -> u32 {
 /// A place for a broker: its data directory, its configuration, its socket and its log.
 #[derive(Debug)]
 pub(crate) struct Site {
-    root: tempfile::TempDir,
+    root: Arc<tempfile::TempDir>,
 }
 
 /// A broker that did not start.
@@ -73,7 +74,7 @@ impl Site {
         // Other users have to reach the socket; what is private lies in the data directory.
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(root.path(), open).expect("it is ours");
-        let site = Self { root };
+        let site = Self { root: Arc::new(root) };
         std::fs::write(site.config(), config).expect("a configuration");
         site
     }
@@ -119,7 +120,8 @@ impl Site {
         let line = within("the broker's first word", lines.next_line()).await.expect("a pipe");
         if line.is_some_and(|line| line.starts_with("ready ")) {
             let pid = i32::try_from(child.id().expect("it runs")).expect("a pid");
-            return Ok(Broker { child, pid, data: self.data(), socket: self.socket() });
+            let (data, socket) = (self.data(), self.socket());
+            return Ok(Broker { child, pid, data, socket, _root: Arc::clone(&self.root) });
         }
         let code = within("the broker's exit", child.wait()).await.expect("ours").code();
         let said = self.said().get(before..).unwrap_or_default().to_owned();
@@ -172,6 +174,19 @@ pub(crate) struct Broker {
     pub(crate) pid: i32,
     data: PathBuf,
     socket: PathBuf,
+    /// Its directory is removed after it, or it would write into what is being removed.
+    _root: Arc<tempfile::TempDir>,
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // Whether it was there to be killed, and how it ended, is of no interest any more.
+        drop(self.child.start_kill());
+        let is_gone = |child: &mut Child| child.try_wait().map_or(true, |exit| exit.is_some());
+        while !is_gone(&mut self.child) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 impl Broker {
