@@ -4,6 +4,7 @@
 //! fresh ones begin; a failing seed is told as a story by `cargo run -p mayfly-sim -- SEED`.
 //! This test has a `main` of its own, because its figures are worth reading when it passes.
 #![expect(clippy::print_stdout, reason = "the seed and the figures have to be seen")]
+#![expect(clippy::panic, reason = "a broken law stops the run and names its seed")]
 #![expect(clippy::expect_used, reason = "a test that cannot run should stop")]
 
 use std::{
