@@ -15,7 +15,7 @@ test:
 
 # the story of one simulated world, or many when no seed is given
 sim seed="":
-    {{ if seed == "" { "cargo test -p mayfly-sim --test sim -- --nocapture" } else { "cargo run -p mayfly-sim --example sim -- " + seed } }}
+    {{ if seed == "" { "cargo test -p mayfly-sim --test sim" } else { "cargo run -p mayfly-sim -- " + seed } }}
 
 # one fuzz target for so many seconds
 fuzz target="authority_mend" seconds="60":

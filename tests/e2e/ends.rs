@@ -139,20 +139,8 @@ impl Booth {
         cause: &str,
     ) -> wire::TaskView {
         let end = self.stream_end().await;
-        if end.code() == Code::FailedPrecondition {
-            // What is left of a lease or until a deadline is too short for another certificate, and the
-            // last one has expired: the stream may end for that reason, a moment before the task does.
-            assert!(matches!(cause, "lease_lapsed" | "deadline"), "{end:?}");
-            let operator = &stand.2;
-            let is_over = async || {
-                let view = operator.clone().show(&self.loot.task).await.expect("a task").0;
-                (view.state == "ended").then_some(())
-            };
-            until("the end of the task", is_over).await;
-        } else {
-            assert_eq!(end.code(), Code::PermissionDenied, "{end:?}");
-            assert!(end.message().starts_with("task_ended"), "{end:?}");
-        }
+        assert_eq!(end.code(), Code::PermissionDenied, "{end:?}");
+        assert!(end.message().starts_with("task_ended"), "{end:?}");
         let socket = self.socket.clone();
         until("the socket's end", async || (!socket.exists()).then_some(())).await;
         assert_worthless(stand, &self.loot, cause).await

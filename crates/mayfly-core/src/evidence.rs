@@ -106,6 +106,18 @@ pub enum Holder {
     Lease,
 }
 
+impl Holder {
+    /// Whether the task has a Workload API socket of its own: where no process is known to hold it,
+    /// reaching that socket is the only way to be its workload.
+    #[must_use]
+    pub const fn owns_socket(&self) -> bool {
+        match self {
+            Self::Socket | Self::Lease => true,
+            Self::Process(_) | Self::Lineage(_) | Self::Cgroup(_) => false,
+        }
+    }
+}
+
 /// Everything seen of one caller at one moment.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Evidence {

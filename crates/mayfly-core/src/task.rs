@@ -270,6 +270,6 @@ impl Task {
 
     /// Whether nobody can come back to an ended task as its holder.
     pub(crate) fn is_unheld(&self) -> bool {
-        self.holder_gone || matches!(self.holder, Holder::Socket | Holder::Lease)
+        self.holder_gone || self.holder.owns_socket()
     }
 }

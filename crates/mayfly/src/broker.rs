@@ -45,8 +45,8 @@ use crate::{
 const EYES_MAX: usize = 1_000_000;
 /// What was seen and waits for the driver.
 const SIGHTINGS_MAX: usize = 4096;
-/// Orders for task sockets that wait to be carried out.
-const SOCKET_ORDERS_MAX: usize = 16_384;
+/// Orders for task sockets that wait to be carried out: after a restart, one per task that has one.
+const SOCKET_ORDERS_MAX: usize = mayfly_core::limits::TASKS_MAX;
 /// Leaf keys made ahead, and how old they may get.
 const POOL_MAX: usize = 256;
 const POOL_AGE_MAX: Span = Span::from_secs(600);

@@ -137,7 +137,7 @@ impl LocalOffice {
             refusal(Denial::ProfileUnknown, detail)
         })?;
         let holder = holder(wish.holder)?;
-        let own_socket = holder == Holder::Socket;
+        let own_socket = holder.owns_socket();
         let begin = Begin {
             terms,
             holder,

@@ -62,7 +62,7 @@ impl Registrar {
                 continue;
             }
             ending.extend(task.children.iter().map(|child| (*child, Cause::ParentEnded, None)));
-            let has_socket = matches!(task.holder, Holder::Socket);
+            let has_socket = task.holder.owns_socket();
             self.journal(Fact::Ended { task: id, cause, exit });
             self.effects.push_back(Effect::Close { task: id, why: Closing::Ended });
             if has_socket {

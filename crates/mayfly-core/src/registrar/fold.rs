@@ -99,7 +99,7 @@ impl Registrar {
     pub fn reconcile(&mut self) -> Vec<(TaskId, Holder)> {
         self.finish_cascades();
         let open = self.tasks.values().filter(|task| !task.state.is_ended());
-        let open = open.filter(|task| matches!(task.holder, Holder::Socket)).map(|task| task.id);
+        let open = open.filter(|task| task.holder.owns_socket()).map(|task| task.id);
         self.effects.extend(open.map(|task| Effect::OpenSocket { task }));
         self.held()
     }
@@ -193,7 +193,7 @@ impl Registrar {
         if let Some(parent) = parent.and_then(|parent| self.tasks.get_mut(&parent)) {
             parent.children.insert(*id);
         }
-        if !matches!(holder, Holder::Socket | Holder::Lease) {
+        if !holder.owns_socket() {
             // The newest first: a holder that begins a second task means that one.
             self.holders.entry(holder.clone()).or_default().insert(0, *id);
         }

@@ -26,14 +26,16 @@ impl Registrar {
         if verdict.epoch != self.policy_epoch {
             return self.effects.push_back(Effect::Reconsider { ticket });
         }
-        let permits = verdict.permits.get(..limits::IDENTITIES_PER_CALLER_MAX);
-        let permits = permits.unwrap_or(&verdict.permits);
+        let permits = &verdict.permits;
         let found = match self.declared_for(caller) {
             Some(tasks) => self.permitted(&tasks, permits),
-            None => self.observed_for(caller, permits, luck),
+            None => {
+                let first = permits.get(..limits::IDENTITIES_PER_CALLER_MAX).unwrap_or(permits);
+                self.observed_for(caller, first, luck)
+            }
         };
-        let identities: Vec<_> =
-            found.iter().flatten().filter_map(|id| self.identity(*id)).collect();
+        let identities = found.iter().flatten().filter_map(|id| self.identity(*id));
+        let identities: Vec<_> = identities.take(limits::IDENTITIES_PER_CALLER_MAX).collect();
         // INVARIANT P8: silence is No; there is no identity to fall back on.
         if identities.is_empty() {
             let denial = found.iter().filter_map(|one| one.err()).min_by_key(|d| precedence(*d));
@@ -161,7 +163,7 @@ impl Registrar {
         };
         let version = crate::id::TaskVersion(1);
         let answer = ticket.map(|ticket| After::Acknowledge { ticket, task: id, version });
-        let socket = matches!(holder, Holder::Socket).then_some(After::OpenSocket { task: id });
+        let socket = holder.owns_socket().then_some(After::OpenSocket { task: id });
         self.journal_then(fact, socket.into_iter().chain(answer));
         self.effects.push_back(Effect::Watch { task: id, holder });
         Ok(())
@@ -207,7 +209,7 @@ impl Registrar {
         if !fits || matches!(&begin.holder, Holder::Cgroup(path) if is_everything(path)) {
             return Err(Denial::HolderUnfit);
         }
-        if matches!(begin.holder, Holder::Socket | Holder::Lease) {
+        if begin.holder.owns_socket() {
             return Ok(());
         }
         let held = self.holders.get(&begin.holder).into_iter().flatten();
