@@ -47,9 +47,13 @@ pub const HEARTBEAT_MAX: Duration = Duration::from_mins(1);
 pub const CHANGES_PER_DELTA_MAX: usize = 65_536;
 /// Bytes of bitmaps in one part of a snapshot.
 pub const SNAPSHOT_PART_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Revocation lists in one answer of the Workload API, in bytes, all authorities together. Some 10,000
+/// entries; beyond that the lists cost every stream more than anybody gains by them.
+pub const CRL_BYTES_MAX: usize = 512 * 1024;
 
 const _: () = assert!(CONNECTIONS_PER_USER_MAX < CONNECTIONS_MAX);
 const _: () = assert!(CALLS_PER_USER_MAX < CALLS_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX > 3 * 64 * 1024);
 const _: () = assert!(HEARTBEAT_MIN.as_millis() <= HEARTBEAT_DEFAULT.as_millis());
 const _: () = assert!(HEARTBEAT_DEFAULT.as_millis() <= HEARTBEAT_MAX.as_millis());
+const _: () = assert!(CRL_BYTES_MAX < RESPONSE_BYTES_MAX / 2);

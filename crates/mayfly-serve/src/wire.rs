@@ -49,6 +49,14 @@ fn bundle<'a>(
     bundles.get(domain).filter(|bundle| !bundle.is_empty())
 }
 
+/// Our revocation lists, as an extra that no shipped client reads. All of them or none: a list that
+/// grew too long is left out rather than making the whole answer too long for its clients; it stands in
+/// the data directory in any case.
+fn revocation_lists(bundles: &Bundles) -> Vec<Bytes> {
+    let total: usize = bundles.crls.iter().map(Bytes::len).sum();
+    if total <= limits::CRL_BYTES_MAX { bundles.crls.clone() } else { Vec::new() }
+}
+
 /// Bundles of the foreign trust domains that these identities may verify.
 fn federated(
     bundles: &BTreeMap<TrustDomain, Bytes>,
@@ -97,7 +105,7 @@ pub(crate) fn x509_svids(
     }
     Ok(workload::X509svidResponse {
         svids,
-        crl: bundles.crls.clone(),
+        crl: revocation_lists(bundles),
         federated_bundles: federated(&bundles.x509, &who),
     })
 }
@@ -109,7 +117,7 @@ pub(crate) fn x509_bundles(
 ) -> Result<workload::X509BundlesResponse, Denial> {
     let who: Vec<_> = who.iter().collect();
     let all = all_bundles(&bundles.x509, &who)?;
-    Ok(workload::X509BundlesResponse { crl: bundles.crls.clone(), bundles: all })
+    Ok(workload::X509BundlesResponse { crl: revocation_lists(bundles), bundles: all })
 }
 
 /// `FetchJWTBundles`.
@@ -215,4 +223,17 @@ pub(crate) fn delta(delta: &Delta) -> v1::Delta {
         }
     }
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn point_32_a_revocation_list_never_makes_an_answer_too_long() {
+        let with =
+            |bytes: usize| Bundles { crls: vec![vec![0; bytes].into()], ..Bundles::default() };
+        assert_eq!(revocation_lists(&with(limits::CRL_BYTES_MAX)).len(), 1);
+        assert_eq!(revocation_lists(&with(limits::CRL_BYTES_MAX + 1)), Vec::<Bytes>::new());
+    }
 }
