@@ -69,7 +69,7 @@ pub(crate) async fn measure(
 }
 
 const X509: &str = "socket: first FetchX509SVID on a warm connection";
-const X509_LATER: &str = "… with the certificates of this round on the revocation list";
+const X509_LATER: &str = "socket: FetchX509SVID, what this round revoked listed in each answer";
 
 const fn calls() -> (usize, usize) {
     if cfg!(debug_assertions) { (512, 256) } else { (4096, 512) }
