@@ -20,7 +20,11 @@ use std::{
     os::fd::AsRawFd as _,
     path::Path,
     process::{Child, Command, ExitCode, Stdio},
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -67,6 +71,7 @@ struct Totals {
     rounds: u64,
     acknowledged: u64,
     lost: u64,
+    late: u64,
     torn: u64,
     rebuilt: u64,
 }
@@ -74,8 +79,9 @@ struct Totals {
 impl Totals {
     fn line(&self) -> String {
         format!(
-            "powercut: {} rounds, {} records acknowledged, {} lost; {} torn ends cut, {} indexes rebuilt",
-            self.rounds, self.acknowledged, self.lost, self.torn, self.rebuilt
+            "powercut: {} rounds, {} records acknowledged, {} lost; {} acknowledged after the cut and \
+             gone, {} torn ends cut, {} indexes rebuilt",
+            self.rounds, self.acknowledged, self.lost, self.late, self.torn, self.rebuilt
         )
     }
 }
@@ -86,19 +92,25 @@ fn round(disk: &Disk, window: u64, total: &mut Totals) {
     let before = last_of(&data);
     let mut child = spawn_writer(&data, window);
     let mut pipe = child.stdout.take().expect("a pipe");
+    let heard = Arc::new(AtomicU64::new(before));
+    let hears = Arc::clone(&heard);
     let reader = thread::spawn(move || {
-        let (mut last, mut number) = (0, [0; 8]);
+        let mut number = [0; 8];
         while pipe.read_exact(&mut number).is_ok() {
-            last = u64::from_le_bytes(number);
+            hears.store(u64::from_le_bytes(number), Ordering::Release);
         }
-        last
     });
     // Long enough for sled to have written something of its own in some rounds, and not in others.
     thread::sleep(Duration::from_millis(150 + 130 * (total.rounds % 6)));
+    // Here the power goes. What a dying kernel still acknowledges after this is heard by nobody in a
+    // real power cut, and it is sometimes untrue: an `fdatasync` that finds its transaction gone,
+    // because the shutdown has just aborted it, returns success. (A bare append and `fdatasync` under
+    // the same cut did so in 7 of 120 rounds.) It is counted apart.
+    let acknowledged = heard.load(Ordering::Acquire);
     disk.cut_power();
     child.kill().unwrap_or_default();
     child.wait().expect("the child ends");
-    let acknowledged = reader.join().expect("a count").max(before);
+    reader.join().expect("the pipe ends");
     disk.restart();
 
     let opened = Store::open(&data, &OpenOptions::new(START)).expect("the store opens by itself");
@@ -115,6 +127,7 @@ fn round(disk: &Disk, window: u64, total: &mut Totals) {
         assert_eq!((sequence.0, found), (at, &record(at)), "a record is not what was written");
     }
     total.lost += acknowledged.saturating_sub(verified.last.0);
+    total.late += heard.load(Ordering::Acquire).saturating_sub(verified.last.0.max(acknowledged));
     let now = journal.last().map_or(START, |(_, record)| record.at);
     let from_snapshot = Registrar::replay(charter(), Some(opened.snapshot), []);
     let from_log = Registrar::replay(charter(), None, journal);
