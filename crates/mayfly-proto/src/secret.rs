@@ -53,18 +53,10 @@ mod tests {
             }],
             ..workload::X509svidResponse::default()
         };
-        let jwt = workload::Jwtsvid {
-            svid: "TOKEN".into(),
-            ..workload::Jwtsvid::default()
-        };
-        let ask = workload::ValidateJwtsvidRequest {
-            audience: "a".into(),
-            svid: "TOKEN".into(),
-        };
-        let wit = workload::Witsvid {
-            wit_svid_key: "KEYBYTES".into(),
-            ..workload::Witsvid::default()
-        };
+        let jwt = workload::Jwtsvid { svid: "TOKEN".into(), ..workload::Jwtsvid::default() };
+        let ask = workload::ValidateJwtsvidRequest { audience: "a".into(), svid: "TOKEN".into() };
+        let wit =
+            workload::Witsvid { wit_svid_key: "KEYBYTES".into(), ..workload::Witsvid::default() };
         let text = format!("{x509:?}{jwt:?}{ask:?}{wit:?}");
         assert!(text.contains("spiffe://td/a"), "{text}");
         assert!(!text.contains("KEY") && !text.contains("TOKEN"), "{text}");

@@ -17,18 +17,10 @@ const SHARED_BYTES: [&str; 5] = [
 ];
 
 /// Messages whose `Debug` is written by hand in `src/secret.rs`.
-const SECRET: [&str; 4] = [
-    ".X509SVID",
-    ".JWTSVID",
-    ".WITSVID",
-    ".ValidateJWTSVIDRequest",
-];
+const SECRET: [&str; 4] = [".X509SVID", ".JWTSVID", ".WITSVID", ".ValidateJWTSVIDRequest"];
 
 /// What the generator calls a file, and what we call it.
-const KEPT: [(&str, &str); 2] = [
-    ("_.rs", "spiffe.workload.rs"),
-    ("mayfly.v1.rs", "mayfly.v1.rs"),
-];
+const KEPT: [(&str, &str); 2] = [("_.rs", "spiffe.workload.rs"), ("mayfly.v1.rs", "mayfly.v1.rs")];
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -41,10 +33,7 @@ fn protos(dir: &Path) -> Vec<PathBuf> {
         let path = entry.expect("proto/ can be read").path();
         if path.is_dir() {
             found.extend(protos(&path));
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == "proto")
-        {
+        } else if path.extension().is_some_and(|extension| extension == "proto") {
             found.push(path);
         }
     }
@@ -54,10 +43,7 @@ fn protos(dir: &Path) -> Vec<PathBuf> {
 
 /// File names and contents, as they should stand in `src/gen`.
 fn generate() -> BTreeMap<String, Vec<u8>> {
-    let root = here()
-        .join("../../proto")
-        .canonicalize()
-        .expect("proto/ is there");
+    let root = here().join("../../proto").canonicalize().expect("proto/ is there");
     let mut compiler = protox::Compiler::new([&root]).expect("proto/ is a folder");
     compiler.include_imports(true).include_source_info(true);
     compiler.open_files(protos(&root)).expect("proto/ compiles");
@@ -74,9 +60,7 @@ fn generate() -> BTreeMap<String, Vec<u8>> {
     for path in SHARED_BYTES {
         builder = builder.bytes(path);
     }
-    builder
-        .compile_fds(commented)
-        .expect("code can be generated");
+    builder.compile_fds(commented).expect("code can be generated");
 
     let mut files = BTreeMap::from([("descriptors.bin".to_owned(), descriptors)]);
     for (generated, kept) in KEPT {
@@ -102,11 +86,7 @@ fn committed(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 fn generated_code_is_what_proto_says() {
     let dir = here().join("src/gen");
     let fresh = generate();
-    assert_eq!(
-        fresh,
-        generate(),
-        "generation depends on something besides proto/"
-    );
+    assert_eq!(fresh, generate(), "generation depends on something besides proto/");
     if std::env::var_os("MAYFLY_BLESS").is_some() {
         for (name, content) in &fresh {
             fs::write(dir.join(name), content).expect("src/gen can be written");
@@ -114,11 +94,7 @@ fn generated_code_is_what_proto_says() {
     }
     let old = committed(&dir);
     let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(
-        names(&old),
-        names(&fresh),
-        "src/gen holds other files than proto/ makes"
-    );
+    assert_eq!(names(&old), names(&fresh), "src/gen holds other files than proto/ makes");
     for (name, content) in &fresh {
         assert!(
             old.get(name) == Some(content),
