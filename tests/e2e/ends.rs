@@ -151,14 +151,16 @@ fn booth() -> wire::BeginTaskRequest {
     task_of("booth", Holder::Socket(true))
 }
 
-/// R14: nobody sends a heartbeat.
+/// R14: nobody sends a heartbeat, for a task that has a lease beside its socket or nothing but a lease.
 #[tokio::test]
 async fn r14_a_lapsed_lease_ends_its_task() {
     let mut stand = stand().await;
-    let wish = wire::BeginTaskRequest { lease_ms: 3500, ..booth() };
-    let booth = Booth::open(&mut stand.2, wish).await;
-    let view = booth.assert_closed(&mut stand, "lease_lapsed").await;
-    assert!(view.ended_at_ms >= view.lease_until_ms, "not before its time");
+    for wish in [booth(), task_of("errand", Holder::LeaseOnly(true))] {
+        let wish = wire::BeginTaskRequest { lease_ms: 3500, ..wish };
+        let booth = Booth::open(&mut stand.2, wish).await;
+        let view = booth.assert_closed(&mut stand, "lease_lapsed").await;
+        assert!(view.ended_at_ms >= view.lease_until_ms, "not before its time");
+    }
 }
 
 /// R14: its time is up.
