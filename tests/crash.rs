@@ -347,7 +347,9 @@ fn lost_in_log(book: &Book, testimony: &Testimony) -> Vec<String> {
             if testimony.promised.get(&name) != Some(&task) {
                 lost.push(format!("serial {serial} of {id}"));
             }
-            if held.revoked && !testimony.revoked.contains(&name) {
+            // The revocation of what fell with its task needs no record beside the end.
+            let fell = testimony.ended.contains(&task);
+            if held.revoked && !fell && !testimony.revoked.contains(&name) {
                 lost.push(format!("the revocation of {serial}"));
             }
         }

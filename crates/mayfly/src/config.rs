@@ -1,6 +1,6 @@
 //! The configuration file, checked whole before anything is started.
 //!
-//! [`RawConfig`] is what stands in the file, [`Config`] what it means. Profiles stand in the same file
+//! `RawConfig` is what stands in the file, [`Config`] what it means. Profiles stand in the same file
 //! and are read by `mayfly-policy`, so they are cut out of the document here and left to it.
 
 use std::{
