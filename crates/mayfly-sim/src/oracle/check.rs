@@ -265,7 +265,6 @@ fn holds(caller: &Caller, holder: &Holder, task: TaskId) -> bool {
         Holder::Cgroup(path) => {
             caller.cgroup.as_deref().is_some_and(|own| crate::actors::below(own, path))
         }
-        Holder::Socket => caller.socket == Some(task),
-        Holder::Lease => false,
+        Holder::Socket | Holder::Lease => caller.socket == Some(task),
     }
 }
