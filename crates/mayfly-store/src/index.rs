@@ -18,6 +18,9 @@ use ring::digest;
 use crate::fold::{self, Gather};
 
 const CACHE_BYTES: u64 = 64 << 20;
+/// How often sled's lock is asked for again, and the pause between: a second, all in all.
+const LOCK_TRIES_MAX: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// How long sled may take to open before it is given up; a million rows take half a second.
 const OPEN_PATIENCE: Duration = Duration::from_secs(120);
 const META: &[u8] = b"m";
@@ -159,7 +162,7 @@ impl Index {
 
     fn open_here(dir: &Path) -> Result<Self, IndexError> {
         let is_new = !dir.exists();
-        let rows = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).open()?;
+        let rows = open_rows(dir)?;
         let meta = match rows.get(META)? {
             Some(bytes) => {
                 Meta::decode(&bytes).ok_or_else(|| IndexError("its head cannot be read".into()))?
@@ -348,5 +351,23 @@ impl<'a> Draft<'a> {
             }
         }
         Ok(keys)
+    }
+}
+
+/// Opens sled's files, waiting for a handle of ours that is on its way out: sled's threads let go of
+/// their lock some moments after the handle is dropped. Nobody else can hold it, because the data
+/// directory is locked.
+fn open_rows(dir: &Path) -> Result<sled::Db, sled::Error> {
+    let mut tries_left = LOCK_TRIES_MAX;
+    loop {
+        match sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).open() {
+            Err(sled::Error::Io(error))
+                if tries_left > 0 && error.to_string().contains("could not acquire lock") =>
+            {
+                tries_left -= 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            opened => return opened,
+        }
     }
 }
