@@ -1,0 +1,183 @@
+//! The deciding part: registrar and driver with their means, and the desk and office in front of them.
+
+use std::sync::{Arc, PoisonError, atomic::AtomicBool};
+
+use mayfly_attest::{CollectOptions, Collector, Watcher};
+use mayfly_core::{Event, Holder, Registrar, Shard, Span, registrar::Charter};
+use mayfly_serve::{Eyes, LocalEyes, desk::Bundles};
+use mayfly_sign::{KeyPool, KeyRing};
+use mayfly_store::{Committed, Committer};
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::{
+    BrokerError, Running,
+    opening::vanished_profiles,
+    sights::{eyes, reconcile, report_sightings},
+};
+use crate::{
+    clock::Clock,
+    config::Config,
+    desk::{LocalDesk, Policy},
+    driver::{Driver, Inbox, Message},
+    federation::Federations,
+    keeper::Keeper,
+    means::{Machine, SocketOrder},
+    office::{About, LocalOffice},
+    signers::{Keys, Signers},
+    svids::Svids,
+};
+
+/// Eyes that may be open at once; each costs a file descriptor.
+const EYES_MAX: usize = 1_000_000;
+/// What was seen and waits for the driver.
+const SIGHTINGS_MAX: usize = 4096;
+/// Orders for task sockets that wait to be carried out: after a restart, one per task that has one.
+const SOCKET_ORDERS_MAX: usize = mayfly_core::limits::TASKS_MAX;
+/// Leaf keys made ahead, and how old they may get.
+const POOL_MAX: usize = 256;
+const POOL_AGE_MAX: Span = Span::from_secs(600);
+
+/// The deciding part, running.
+pub(super) struct Inner {
+    inbox: Inbox,
+    keys: Arc<Keys>,
+    crl: Arc<Notify>,
+    lineage: Arc<AtomicBool>,
+    svids: Arc<Svids>,
+    sockets: mpsc::WeakSender<SocketOrder>,
+    socket_orders: mpsc::Receiver<SocketOrder>,
+}
+
+/// What the sockets are served with.
+pub(super) struct Seams {
+    pub(super) desk: LocalDesk,
+    pub(super) office: LocalOffice,
+    pub(super) eyes: Arc<dyn Eyes>,
+    pub(super) socket_orders: mpsc::Receiver<SocketOrder>,
+    pub(super) workload_mode: u32,
+}
+
+impl Inner {
+    pub(super) fn start(
+        config: &Config,
+        opened: mayfly_store::Opened,
+        ring: &KeyRing,
+        (clock, running): (&Clock, &Running),
+    ) -> Result<Self, BrokerError> {
+        let now = clock();
+        let charter = Charter {
+            trust_domain: config.trust_domain.clone(),
+            shard: Shard(0),
+            policy_epoch: config.profiles.epoch(),
+        };
+        let mut registrar = Registrar::replay(charter, Some(opened.snapshot), []);
+        let gone = vanished_profiles(&registrar, &config.profiles);
+        let epoch = config.profiles.epoch();
+        registrar.handle(now, Event::PolicyChanged { epoch, gone });
+        let (watcher, sightings) = Watcher::new(EYES_MAX, SIGHTINGS_MAX);
+        let watcher = reconcile(&mut registrar, watcher, now);
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        registrar.handle(now, Event::NoteAsked { what: "started".to_owned(), detail: version });
+        let has_lineage = registrar.tasks().any(|task| matches!(task.holder, Holder::Lineage(_)));
+        let lineage = Arc::new(AtomicBool::new(has_lineage));
+
+        let (inbox, messages) = Inbox::open();
+        let pool = KeyPool::new(POOL_MAX, POOL_AGE_MAX);
+        let keys = Arc::new(Keys::new((ring.signer(), Arc::clone(clock)), pool));
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let crl = Arc::new(Notify::new());
+        let svids = Arc::new(Svids::default());
+        let (orders, socket_orders) = mpsc::channel(SOCKET_ORDERS_MAX);
+        let sockets = orders.downgrade();
+        let means = Machine {
+            committer: start_committer(opened.journal, &inbox)?,
+            store: opened.store,
+            signers: Signers::start(threads, &keys, &inbox)?,
+            watcher,
+            crl: Arc::clone(&crl),
+            sockets: orders,
+            lineage: Arc::clone(&lineage),
+            svids: Arc::clone(&svids),
+        };
+        let driver = Driver::new(registrar, Arc::clone(clock), means);
+        // Dropped when the driver ends, also by a panic.
+        let last_words = running.driver_gone.clone().drop_guard();
+        let stop = running.stop.clone();
+        let driver = running.tasks.spawn(async move {
+            let _last_words = last_words;
+            driver.run(messages, stop).await
+        });
+        *running.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some(driver);
+        let report = report_sightings(sightings, inbox.clone(), running.stop.clone());
+        drop(running.tasks.spawn(report));
+        Ok(Self { inbox, keys, crl, lineage, svids, sockets, socket_orders })
+    }
+
+    /// Publishes bundles, starts what acts by the clock, and puts desk and office in front.
+    pub(super) async fn keep(
+        self,
+        config: Config,
+        ring: KeyRing,
+        about: &About,
+        (clock, running): (&Clock, &Running),
+    ) -> Seams {
+        let (bundles, bundles_seen) = watch::channel(Arc::new(Bundles::default()));
+        let (authorities, authorities_seen) = watch::channel(Vec::new());
+        let mut keeper = Keeper {
+            ring,
+            keys: self.keys,
+            federations: Federations::new(config.federation),
+            bundles,
+            authorities,
+            crl: self.crl,
+            crl_dir: about.paths.crls(),
+            inbox: self.inbox.clone(),
+            clock: Arc::clone(clock),
+        };
+        keeper.prepare().await;
+        drop(running.tasks.spawn(keeper.run(running.stop.clone())));
+        let policy = Arc::new(Policy::new(config.profiles));
+        let everything = Arc::new(CollectOptions::default);
+        let all_seeing =
+            LocalEyes::new(Arc::new(Collector::default()), everything, Arc::clone(clock));
+        let office = LocalOffice::new(
+            (self.inbox.clone(), self.sockets, Arc::clone(clock)),
+            Arc::clone(&policy),
+            Arc::new(all_seeing),
+            authorities_seen,
+            about.clone(),
+        );
+        Seams {
+            office,
+            eyes: eyes(&policy, self.lineage, clock),
+            desk: LocalDesk::new(
+                (self.inbox, Arc::clone(clock)),
+                policy,
+                bundles_seen,
+                config.trust_domain,
+                self.svids,
+            ),
+            socket_orders: self.socket_orders,
+            workload_mode: config.workload_mode,
+        }
+    }
+}
+
+fn start_committer(
+    journal: mayfly_store::LogJournal,
+    inbox: &Inbox,
+) -> Result<Committer, BrokerError> {
+    let inbox = inbox.clone();
+    let notify = move |committed| {
+        let event = match committed {
+            Committed::Upto(upto) => Event::Journaled { upto },
+            Committed::Failed(error) => {
+                tracing::error!(%error, "the journal has failed; nothing is issued until a restart");
+                Event::JournalFailed
+            }
+        };
+        // The driver goes last, and by then there is nothing left to tell it.
+        let _driver_lives = inbox.tell_blocking(Message::Event(event));
+    };
+    Ok(Committer::start(journal, notify)?)
+}
