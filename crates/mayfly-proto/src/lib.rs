@@ -8,9 +8,10 @@
 //! MAYFLY_BLESS=1 cargo test -p mayfly-proto
 //! ```
 //!
-//! Two things are done by hand. Messages with a private key or a bearer token have a `Debug` that
-//! keeps it to itself, because sooner or later somebody logs a response. And the descriptors of all
-//! files are kept as bytes, for gRPC reflection.
+//! Three things are done by hand. Messages with a private key or a bearer token have a `Debug` that
+//! keeps it to itself, because sooner or later somebody logs a response. Those of Envoy's, which carry
+//! keys as copies of their own, overwrite them when they are dropped. And the descriptors of all files
+//! are kept as bytes, for gRPC reflection.
 #![forbid(unsafe_code)]
 
 mod secret;
@@ -20,7 +21,6 @@ mod secret;
     unused_qualifications,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
-    clippy::large_enum_variant,
     clippy::missing_errors_doc,
     clippy::too_many_lines,
     reason = "what prost and tonic generate follows their style, not ours"
@@ -34,11 +34,65 @@ mod generated {
     pub mod v1 {
         include!("gen/mayfly.v1.rs");
     }
+    /// Envoy's packages, nested as their names are, because the generated code climbs along them.
+    pub mod envoy {
+        pub mod config {
+            pub mod core {
+                pub mod v3 {
+                    include!("gen/envoy.core.rs");
+                }
+            }
+        }
+        pub mod extensions {
+            pub mod transport_sockets {
+                pub mod tls {
+                    pub mod v3 {
+                        include!("gen/envoy.tls.rs");
+                    }
+                }
+            }
+        }
+        pub mod service {
+            pub mod discovery {
+                pub mod v3 {
+                    include!("gen/envoy.discovery.rs");
+                }
+            }
+            pub mod secret {
+                pub mod v3 {
+                    include!("gen/envoy.secret.rs");
+                }
+            }
+        }
+        pub mod r#type {
+            pub mod v3 {
+                include!("gen/envoy.type.rs");
+            }
+        }
+    }
+    pub mod google {
+        pub mod rpc {
+            include!("gen/google.rpc.rs");
+        }
+    }
 }
 
 /// SPIFFE's own services, under the names that stand on the wire.
 pub mod spiffe {
     pub use crate::generated::workload;
+}
+
+/// What Mayfly reads and writes of Envoy's API, version 3.
+pub mod envoy {
+    pub use crate::generated::{
+        envoy::{
+            config::core::v3 as core,
+            extensions::transport_sockets::tls::v3 as tls,
+            service::{discovery::v3 as discovery, secret::v3 as secret},
+            r#type::v3 as r#type,
+        },
+        google::rpc,
+    };
 }
 
 /// Mayfly's own messages.

@@ -8,19 +8,39 @@ use std::{
 };
 
 /// Messages whose `bytes` are handed on without a copy, as `bytes::Bytes`.
-const SHARED_BYTES: [&str; 5] = [
+const SHARED_BYTES: [&str; 9] = [
     ".X509SVID",
     ".X509SVIDResponse",
     ".X509BundlesResponse",
     ".JWTBundlesResponse",
     ".mayfly.v1.Window",
+    ".mayfly.v1.FollowResponse",
+    ".mayfly.v1.Sealed",
+    ".mayfly.v1.Batches",
+    ".mayfly.v1.Batch",
 ];
 
 /// Messages whose `Debug` is written by hand in `src/secret.rs`.
-const SECRET: [&str; 4] = [".X509SVID", ".JWTSVID", ".WITSVID", ".ValidateJWTSVIDRequest"];
+const SECRET: [&str; 6] = [
+    ".X509SVID",
+    ".JWTSVID",
+    ".WITSVID",
+    ".ValidateJWTSVIDRequest",
+    ".envoy.config.core.v3.DataSource",
+    ".envoy.service.discovery.v3.DiscoveryResponse",
+];
 
 /// What the generator calls a file, and what we call it.
-const KEPT: [(&str, &str); 2] = [("_.rs", "spiffe.workload.rs"), ("mayfly.v1.rs", "mayfly.v1.rs")];
+const KEPT: [(&str, &str); 8] = [
+    ("_.rs", "spiffe.workload.rs"),
+    ("mayfly.v1.rs", "mayfly.v1.rs"),
+    ("envoy.config.core.v3.rs", "envoy.core.rs"),
+    ("envoy.service.discovery.v3.rs", "envoy.discovery.rs"),
+    ("envoy.service.secret.v3.rs", "envoy.secret.rs"),
+    ("envoy.extensions.transport_sockets.tls.v3.rs", "envoy.tls.rs"),
+    ("envoy.r#type.v3.rs", "envoy.type.rs"),
+    ("google.rpc.rs", "google.rpc.rs"),
+];
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -7,8 +7,8 @@ use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use mayfly_core::{Delta, Denial, Position};
 use mayfly_proto::mayfly::v1::{
-    FollowRequest, FollowResponse, Heartbeat, Snapshot, follow_response::Message,
-    revocation_feed_server::RevocationFeed,
+    FollowRequest, FollowResponse, Heartbeat, ReportRequest, ReportResponse, Snapshot,
+    follow_response::Content, revocation_feed_server::RevocationFeed,
 };
 use tokio::sync::broadcast::{
     Receiver,
@@ -73,6 +73,13 @@ impl RevocationFeed for Feed {
         };
         Ok(Response::new(pull(follower)))
     }
+
+    async fn report(
+        &self,
+        _request: Request<ReportRequest>,
+    ) -> Result<Response<ReportResponse>, Status> {
+        Err(status::of(Denial::NotServing))
+    }
 }
 
 fn heartbeat(asked_ms: u32) -> Duration {
@@ -106,16 +113,16 @@ impl Speaker for Follower {
         tokio::select! {
             biased;
             denial = guest.gone() => Err(denial),
-            message = self.speak() => Ok(FollowResponse { message: Some(message?) }),
+            message = self.speak() => Ok(FollowResponse { sealed: None, content: Some(message?) }),
         }
     }
 }
 
 impl Follower {
-    async fn speak(&mut self) -> Result<Message, Denial> {
+    async fn speak(&mut self) -> Result<Content, Denial> {
         loop {
             if let Some(part) = self.parts.pop_front() {
-                return Ok(Message::Snapshot(part));
+                return Ok(Content::SnapshotWas(part));
             }
             let Some(deltas) = &mut self.deltas else {
                 self.start_over().await?;
@@ -125,13 +132,13 @@ impl Follower {
                 Some(delta) => Ok(delta),
                 None => match tokio::time::timeout(self.heartbeat, deltas.recv()).await {
                     Ok(received) => received,
-                    Err(_silence) => return Ok(Message::Heartbeat(self.beat())),
+                    Err(_silence) => return Ok(Content::HeartbeatWas(self.beat())),
                 },
             };
             match first {
                 Ok(delta) if delta.to <= self.position => {} // The snapshot holds it.
                 Ok(delta) if delta.from == self.position => {
-                    return Ok(Message::Delta(wire::delta(&self.gather(&delta))));
+                    return Ok(Content::DeltaWas(wire::delta(&self.gather(&delta))));
                 }
                 Ok(_) | Err(RecvError::Lagged(_)) => self.deltas = None,
                 Err(RecvError::Closed) => return Err(Denial::NotServing),

@@ -11,7 +11,7 @@ use mayfly_core::{
     Timestamp, Window,
 };
 use mayfly_proto::mayfly::v1::{
-    self as wire, follow_response::Message, revocation_feed_client::RevocationFeedClient,
+    self as wire, follow_response::Content, revocation_feed_client::RevocationFeedClient,
 };
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tonic::{Streaming, transport::Channel};
@@ -105,7 +105,10 @@ async fn follow(channel: Channel, view: Arc<View>) {
 async fn follow_once(channel: Channel, view: &View, backoff: &mut Backoff) -> Result<(), Lost> {
     let mut client =
         RevocationFeedClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let ask = request(wire::FollowRequest { heartbeat_ms: view.patience().heartbeat_ms() });
+    let ask = request(wire::FollowRequest {
+        heartbeat_ms: view.patience().heartbeat_ms(),
+        ..wire::FollowRequest::default()
+    });
     // A peer that accepts and says nothing must not hold us: silence is an end like any other.
     let silence = view.patience().after().max(Duration::from_millis(500));
     let mut stream: Streaming<wire::FollowResponse> =
@@ -114,9 +117,9 @@ async fn follow_once(channel: Channel, view: &View, backoff: &mut Backoff) -> Re
     let mut parts = None;
     loop {
         let message = within(silence, stream.message()).await??.ok_or(Lost::Ended)?;
-        let message = message.message.ok_or(Lost::Malformed)?;
+        let message = message.content.ok_or(Lost::Malformed)?;
         // The stream begins with a snapshot: what was missed between two streams is not guessed.
-        if first && !matches!(message, Message::Snapshot(_)) {
+        if first && !matches!(message, Content::SnapshotWas(_)) {
             return Err(Hole::NoSnapshot.into());
         }
         take(view, &mut parts, message)?;
@@ -134,13 +137,13 @@ async fn within<T>(silence: Duration, wait: impl Future<Output = T>) -> Result<T
 
 /// Takes one message. A snapshot may come in parts; `parts` holds those that came so far, and nothing
 /// may come between them.
-fn take(view: &View, parts: &mut Option<RevocationSet>, message: Message) -> Result<(), Lost> {
+fn take(view: &View, parts: &mut Option<RevocationSet>, message: Content) -> Result<(), Lost> {
     let now = Instant::now();
-    if parts.is_some() && !matches!(message, Message::Snapshot(_)) {
+    if parts.is_some() && !matches!(message, Content::SnapshotWas(_)) {
         return Err(Lost::Malformed);
     }
     match message {
-        Message::Snapshot(message) => {
+        Content::SnapshotWas(message) => {
             let more = message.more;
             let set = collect(parts.take(), message)?;
             if more {
@@ -150,7 +153,7 @@ fn take(view: &View, parts: &mut Option<RevocationSet>, message: Message) -> Res
             tracing::debug!(position = set.position().sequence.0, "snapshot taken");
             view.replace(set, now)?;
         }
-        Message::Delta(message) => {
+        Content::DeltaWas(message) => {
             let places = message.changes.iter().map(change);
             let serials = message.serials.iter().map(revoked_serial);
             let delta = Delta {
@@ -160,9 +163,12 @@ fn take(view: &View, parts: &mut Option<RevocationSet>, message: Message) -> Res
             };
             view.apply(&delta, now)?;
         }
-        Message::Heartbeat(message) => {
+        Content::HeartbeatWas(message) => {
             let said = position(message.shard, message.position)?;
             view.beat(said, Timestamp(message.at_ms), now)?;
+        }
+        Content::Opening(_) | Content::Snapshot(_) | Content::Batches(_) => {
+            return Err(Lost::Malformed);
         }
     }
     Ok(())

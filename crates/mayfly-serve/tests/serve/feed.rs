@@ -6,7 +6,7 @@ use mayfly_core::{
     Change, Delta, Place, Position, RevocationSet, Sequence, Serial, Shard, Slot, Status,
     Timestamp, Window,
 };
-use mayfly_proto::mayfly::v1::{FollowRequest, FollowResponse, follow_response::Message};
+use mayfly_proto::mayfly::v1::{FollowRequest, FollowResponse, follow_response::Content};
 use tonic::{Code, Streaming};
 
 use crate::common::{Served, end, next, served, soon};
@@ -26,7 +26,8 @@ fn delta(from: u64, to: u64, slot: u32) -> Arc<Delta> {
 
 async fn follow(served: &Served, heartbeat_ms: u32) -> Streaming<FollowResponse> {
     let mut client = served.follower().await;
-    let stream = soon(client.follow(FollowRequest { heartbeat_ms })).await;
+    let stream =
+        soon(client.follow(FollowRequest { heartbeat_ms, ..FollowRequest::default() })).await;
     stream.expect("anybody on the socket may follow").into_inner()
 }
 
@@ -37,8 +38,8 @@ fn publish(served: &Served, delta: Arc<Delta>) {
     let _followers = served.desk.deltas.send(delta);
 }
 
-async fn message(stream: &mut Streaming<FollowResponse>) -> Message {
-    next(stream).await.message.expect("a message of a known kind")
+async fn message(stream: &mut Streaming<FollowResponse>) -> Content {
+    next(stream).await.content.expect("a message of a known kind")
 }
 
 #[tokio::test]
@@ -51,7 +52,7 @@ async fn a_follower_hears_a_snapshot_then_deltas_then_heartbeats() {
     *served.desk.set.lock().expect("nobody panicked") = set;
 
     let mut stream = follow(&served, 100).await;
-    let Message::Snapshot(snapshot) = message(&mut stream).await else { panic!("no snapshot") };
+    let Content::SnapshotWas(snapshot) = message(&mut stream).await else { panic!("no snapshot") };
     assert_eq!((snapshot.position, snapshot.more), (5, false));
     let window = snapshot.windows.first().expect("one window");
     assert_eq!((window.window, window.statuses.as_ref()), (7, [0x80].as_slice()));
@@ -59,12 +60,12 @@ async fn a_follower_hears_a_snapshot_then_deltas_then_heartbeats() {
     assert_eq!((single.serial.as_slice(), single.until_ms), (serial.as_bytes().as_slice(), 99));
 
     publish(&served, delta(5, 8, 1));
-    let Message::Delta(heard) = message(&mut stream).await else { panic!("no delta") };
+    let Content::DeltaWas(heard) = message(&mut stream).await else { panic!("no delta") };
     assert_eq!((heard.from, heard.to), (5, 8));
     let change = heard.changes.first().expect("one change");
     assert_eq!((change.window, change.slot, change.status), (7, 1, 1));
 
-    let Message::Heartbeat(beat) = message(&mut stream).await else { panic!("no heartbeat") };
+    let Content::HeartbeatWas(beat) = message(&mut stream).await else { panic!("no heartbeat") };
     assert_eq!(beat.position, 8);
     assert!(beat.at_ms >= 1_800_000_000_000);
 }
@@ -76,7 +77,7 @@ async fn a_heartbeat_comes_no_faster_than_the_least_and_as_fast_as_asked() {
     drop(message(&mut stream).await);
     let begun = tokio::time::Instant::now();
     for _ in 0..3 {
-        assert!(matches!(message(&mut stream).await, Message::Heartbeat(_)));
+        assert!(matches!(message(&mut stream).await, Content::HeartbeatWas(_)));
     }
     let took = begun.elapsed();
     assert!((Duration::from_millis(280)..Duration::from_millis(2_000)).contains(&took), "{took:?}");
@@ -89,14 +90,14 @@ async fn catch_up(stream: &mut Streaming<FollowResponse>, goal: u64) -> (Revocat
     while set.position() != position(goal) {
         messages += 1;
         match message(stream).await {
-            Message::Snapshot(snapshot) => {
+            Content::SnapshotWas(snapshot) => {
                 set = RevocationSet::at(position(snapshot.position));
                 for window in snapshot.windows {
                     let bitmap = mayfly_core::Bitmap::from_packed(window.statuses.to_vec());
                     set.insert_window(Window(window.window), bitmap.expect("not too long"));
                 }
             }
-            Message::Delta(delta) => {
+            Content::DeltaWas(delta) => {
                 let changes = delta.changes.iter().map(|change| {
                     let status = u8::try_from(change.status).expect("two bits");
                     Change::Place(place(change.slot), Status::from_bits(status))
@@ -108,7 +109,8 @@ async fn catch_up(stream: &mut Streaming<FollowResponse>, goal: u64) -> (Revocat
                 };
                 assert!(set.apply(&delta), "a hole in the feed");
             }
-            Message::Heartbeat(beat) => assert_eq!(position(beat.position), set.position()),
+            Content::HeartbeatWas(beat) => assert_eq!(position(beat.position), set.position()),
+            Content::Opening(_) | Content::Snapshot(_) | Content::Batches(_) => {}
         }
     }
     (set, messages)
@@ -131,12 +133,12 @@ async fn a_follower_that_falls_behind_arrives_at_the_same_set_in_few_messages() 
 async fn a_hole_between_deltas_is_healed_by_a_snapshot() {
     let served = served().await;
     let mut stream = follow(&served, 0).await;
-    assert!(matches!(message(&mut stream).await, Message::Snapshot(_)));
+    assert!(matches!(message(&mut stream).await, Content::SnapshotWas(_)));
     let mut set = RevocationSet::at(position(20));
     set.take(Change::Place(place(1), Status::Revoked));
     *served.desk.set.lock().expect("nobody panicked") = set;
     let _followers = served.desk.deltas.send(delta(19, 20, 1));
-    let Message::Snapshot(snapshot) = message(&mut stream).await else { panic!("no snapshot") };
+    let Content::SnapshotWas(snapshot) = message(&mut stream).await else { panic!("no snapshot") };
     assert_eq!(snapshot.position, 20);
 }
 
@@ -152,7 +154,7 @@ async fn a_large_snapshot_comes_in_parts_that_clients_accept() {
     let mut stream = follow(&served, 0).await;
     let mut windows = Vec::new();
     loop {
-        let Message::Snapshot(part) = message(&mut stream).await else { panic!("no snapshot") };
+        let Content::SnapshotWas(part) = message(&mut stream).await else { panic!("no snapshot") };
         windows.extend(part.windows.iter().map(|window| window.window));
         if !part.more {
             break;

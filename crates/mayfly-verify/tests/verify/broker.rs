@@ -8,7 +8,7 @@ use std::{
 use mayfly_core::{Change, Delta, RevocationSet, Serial, Status, Timestamp};
 use mayfly_proto::mayfly::v1::{
     self as wire, FollowRequest, FollowResponse,
-    follow_response::Message,
+    follow_response::Content,
     revocation_feed_server::{RevocationFeed, RevocationFeedServer},
 };
 use mayfly_verify::Endpoint;
@@ -119,12 +119,12 @@ impl Feed {
     }
 
     pub(crate) fn tell(&self, delta: &Delta) {
-        self.send(&Message::Delta(to_wire(delta)));
+        self.send(&Content::DeltaWas(to_wire(delta)));
     }
 
     pub(crate) fn beat(&self) {
         let position = self.position();
-        self.send(&Message::Heartbeat(wire::Heartbeat { shard: 0, position, at_ms: 0 }));
+        self.send(&Content::HeartbeatWas(wire::Heartbeat { shard: 0, position, at_ms: 0 }));
     }
 
     pub(crate) fn position(&self) -> u64 {
@@ -139,8 +139,8 @@ impl Feed {
         self.broker().listeners.clear();
     }
 
-    pub(crate) fn send(&self, message: &Message) {
-        let answer = || Ok(FollowResponse { message: Some(message.clone()) });
+    pub(crate) fn send(&self, message: &Content) {
+        let answer = || Ok(FollowResponse { sealed: None, content: Some(message.clone()) });
         self.broker().listeners.retain(|listener| listener.try_send(answer()).is_ok());
     }
 }
@@ -215,12 +215,19 @@ impl RevocationFeed for Feed {
         let mut broker = self.broker();
         broker.snapshots += 1;
         for part in parts(&broker.truth) {
-            let message = Some(Message::Snapshot(part));
+            let message = Some(Content::SnapshotWas(part));
             sender
-                .try_send(Ok(FollowResponse { message }))
+                .try_send(Ok(FollowResponse { sealed: None, content: message }))
                 .map_err(|_full| tonic::Status::internal("full"))?;
         }
         broker.listeners.push(sender);
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn report(
+        &self,
+        _request: Request<wire::ReportRequest>,
+    ) -> Result<Response<wire::ReportResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("nobody reports here"))
     }
 }
