@@ -4,7 +4,7 @@
 //! name. Guessing a default here would be guessing what was decided.
 
 use mayfly_core::{
-    Binding, Cause, Denial, Fact, Holder, Kind, ProcessKey, Record, Serial, Span, TaskId,
+    Binding, Cause, Denial, Fact, Finding, Holder, Kind, ProcessKey, Record, Serial, Span, TaskId,
     TaskVersion, Terms, Timestamp, TrustDomain,
 };
 use mayfly_proto::mayfly::v1 as proto;
@@ -76,6 +76,15 @@ fn spell(fact: &Fact) -> proto::record::Fact {
             task: task.as_ref().map(name).unwrap_or_default(),
             profile: profile.clone(),
         }),
+        Fact::Misused { finding, serial, task, presenter, verifier } => {
+            Out::Misused(proto::Misused {
+                finding: finding.code().into(),
+                serial: serial.map(|serial| serial.as_bytes().to_vec()).unwrap_or_default(),
+                task: task.as_ref().map(name).unwrap_or_default(),
+                presenter: presenter.clone(),
+                verifier: verifier.clone(),
+            })
+        }
         Fact::Noted { what, detail } => {
             Out::Noted(proto::Noted { what: what.clone(), detail: detail.clone() })
         }
@@ -180,6 +189,13 @@ fn parse(fact: proto::record::Fact) -> Result<Fact, InvalidRecord> {
             task: parse_optional_task(&it.task)?,
             profile: it.profile,
         },
+        In::Misused(it) => Fact::Misused {
+            finding: Finding::parse(&it.finding).ok_or(InvalidRecord("finding"))?,
+            serial: parse_optional_serial(&it.serial)?,
+            task: parse_optional_task(&it.task)?,
+            presenter: it.presenter,
+            verifier: it.verifier,
+        },
         In::Noted(it) => Fact::Noted { what: it.what, detail: it.detail },
     })
 }
@@ -252,6 +268,13 @@ fn parse_optional_task(bytes: &[u8]) -> Result<Option<TaskId>, InvalidRecord> {
         return Ok(None);
     }
     parse_task(bytes).map(Some)
+}
+
+fn parse_optional_serial(bytes: &[u8]) -> Result<Option<Serial>, InvalidRecord> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    parse_serial(bytes).map(Some)
 }
 
 fn parse_serial(bytes: &[u8]) -> Result<Serial, InvalidRecord> {

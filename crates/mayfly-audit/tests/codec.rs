@@ -3,8 +3,8 @@
 
 use mayfly_audit::{decode, encode};
 use mayfly_core::{
-    Binding, Cause, Denial, Fact, Holder, Kind, Place, ProcessKey, Record, Serial, Slot, Span,
-    TaskId, TaskVersion, Terms, Timestamp, TrustDomain, Window,
+    Binding, Cause, Denial, Fact, Finding, Holder, Kind, Place, ProcessKey, Record, Serial, Slot,
+    Span, TaskId, TaskVersion, Terms, Timestamp, TrustDomain, Window,
 };
 use proptest::{option, prelude::*};
 
@@ -16,6 +16,10 @@ fn serial() -> impl Strategy<Value = Serial> {
     (any::<u32>(), any::<u32>(), any::<u64>()).prop_map(|(window, slot, luck)| {
         Serial::new(Place { window: Window(window), slot: Slot(slot) }, luck)
     })
+}
+
+fn finding() -> impl Strategy<Value = Finding> {
+    proptest::sample::select(Finding::ALL)
 }
 
 fn holder() -> impl Strategy<Value = Holder> {
@@ -98,6 +102,11 @@ fn fact() -> impl Strategy<Value = Fact> {
         (task(), serial()).prop_map(|(task, serial)| Fact::CredentialRevoked { task, serial }),
         (proptest::sample::select(Denial::ALL), option::of(task()), "[a-z]{0,8}")
             .prop_map(|(denial, task, profile)| Fact::Refused { denial, task, profile }),
+        (finding(), option::of(serial()), option::of(task()), ".{0,9}", ".{0,9}").prop_map(
+            |(finding, serial, task, presenter, verifier)| {
+                Fact::Misused { finding, serial, task, presenter, verifier }
+            }
+        ),
         (".{0,9}", ".{0,9}").prop_map(|(what, detail)| Fact::Noted { what, detail }),
     ]
 }

@@ -8,6 +8,7 @@ use crate::{
     grant::Grant,
     id::{PolicyEpoch, Sequence, SpiffeId, TaskId, TaskVersion, Ticket},
     ledger::Serial,
+    misuse::{Finding, Showing},
     record::Record,
     revocation::Delta,
     task::{Cause, Terms},
@@ -179,6 +180,8 @@ pub enum Event {
         /// Profiles that no longer exist; their tasks end.
         gone: Vec<String>,
     },
+    /// A verifier reports a credential that it has turned away.
+    Shown(Showing),
     /// Something to testify.
     NoteAsked {
         /// A stable word.
@@ -286,6 +289,15 @@ pub enum Effect {
     CloseSocket {
         /// Which.
         task: TaskId,
+    },
+    /// A credential was used that should not have been: tell the operator.
+    Alert {
+        /// What is wrong.
+        finding: Finding,
+        /// With whose credential, if that is known.
+        task: Option<TaskId>,
+        /// Which, if it has a name of ours.
+        serial: Option<Serial>,
     },
     /// A task is forgotten: drop what the shell keeps about it, the eye on its holder included.
     Forget {

@@ -25,6 +25,7 @@ pub mod grant;
 pub mod id;
 pub mod ledger;
 pub mod limits;
+pub mod misuse;
 pub mod record;
 pub mod registrar;
 pub mod revocation;
@@ -39,6 +40,7 @@ pub use id::{
     TrustDomain,
 };
 pub use ledger::{Credential, Kind, Place, Serial, Slot, Window};
+pub use misuse::{Claim, Finding, Showing};
 pub use record::{Fact, Record, Snapshot};
 pub use registrar::{Charter, Registrar};
 pub use revocation::{Bitmap, Change, Delta, RevocationSet, Status};

@@ -53,6 +53,11 @@ pub const AUDIENCE_BYTES_MAX: usize = 1024;
 /// that must not be able to fill the disk.
 pub const REFUSALS_JOURNALED_PER_SECOND_MAX: u32 = 100;
 
+/// Misuses of credentials that are written to the journal each second: reports are strangers' words.
+pub const MISUSES_JOURNALED_PER_SECOND_MAX: u32 = 100;
+/// Misuses that are remembered for a minute, so that each is testified once.
+pub const SHOWINGS_REMEMBERED_MAX: usize = 4096;
+
 const _: () = assert!(X509_TTL_DEFAULT.0 <= CREDENTIAL_TTL_MAX.0);
 const _: () = assert!(JWT_TTL_DEFAULT.0 <= CREDENTIAL_TTL_MAX.0);
 const _: () = assert!(CREDENTIAL_TTL_MIN.0 <= JWT_TTL_DEFAULT.0);

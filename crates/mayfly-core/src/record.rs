@@ -7,6 +7,7 @@ use crate::{
     evidence::Holder,
     id::{Sequence, TaskId, TaskVersion},
     ledger::{Kind, Serial, Window},
+    misuse::Finding,
     task::{Cause, Terms},
     time::{Span, Timestamp},
 };
@@ -112,6 +113,19 @@ pub enum Fact {
         /// Under which profile, if one matched; empty otherwise.
         profile: String,
     },
+    /// A credential was shown to a verifier although it should not have been.
+    Misused {
+        /// What is wrong with that.
+        finding: Finding,
+        /// Which, if it has a name of ours.
+        serial: Option<Serial>,
+        /// Whose, if that is known.
+        task: Option<TaskId>,
+        /// Who showed it: a SPIFFE ID, or empty.
+        presenter: String,
+        /// Who says so: a SPIFFE ID, or empty.
+        verifier: String,
+    },
     /// Something worth testifying that changes no task.
     Noted {
         /// A stable word, for example `started`.
@@ -134,7 +148,7 @@ impl Fact {
             | Self::Renewed { task, .. }
             | Self::Amended { task, .. }
             | Self::CredentialRevoked { task, .. } => Some(*task),
-            Self::Refused { task, .. } => *task,
+            Self::Refused { task, .. } | Self::Misused { task, .. } => *task,
             Self::Noted { .. } => None,
         }
     }

@@ -10,7 +10,7 @@
 //! the journal, so when the promise is on disk the beginning is too. A No waits for nothing.
 //!
 //! The parts, by noun: `meet` finds or opens the caller's tasks, `issue` promises and releases
-//! credentials, `end` ends, suspends and revokes, `fold` turns records into state, `query` reads.
+//! credentials, `end` ends, suspends and revokes, `detect` finds misuse, `fold` turns records into state, `query` reads.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -23,7 +23,7 @@ use crate::{
     evidence::Holder,
     grant::Grant,
     id::{PolicyEpoch, Position, Sequence, Shard, TaskId, TaskVersion, Ticket, TrustDomain},
-    ledger::{Serial, Slots},
+    ledger::{Place, Serial, Slots},
     limits,
     record::{Fact, Record},
     revocation::{Change, Delta, RevocationSet},
@@ -31,6 +31,7 @@ use crate::{
     time::{Span, Timestamp},
 };
 
+mod detect;
 mod end;
 mod fold;
 mod issue;
@@ -101,6 +102,8 @@ pub struct Registrar {
     tasks: BTreeMap<TaskId, Task>,
     holders: BTreeMap<Holder, Vec<TaskId>>,
     slots: Slots,
+    /// Which task has which place: serials name places.
+    places: BTreeMap<Place, TaskId>,
     timers: BTreeSet<(Timestamp, Timer, TaskId)>,
     sweep_at: Timestamp,
     pending: VecDeque<(Sequence, After)>,
@@ -110,6 +113,8 @@ pub struct Registrar {
     set: RevocationSet,
     certificates: BTreeMap<Serial, RevokedCertificate>,
     refusals: Meter,
+    reports: Meter,
+    showings: detect::Seen,
     effects: VecDeque<Effect>,
     #[cfg(feature = "planted")]
     planted: Option<Planted>,
@@ -130,6 +135,7 @@ impl Registrar {
             tasks: BTreeMap::new(),
             holders: BTreeMap::new(),
             slots: Slots::default(),
+            places: BTreeMap::new(),
             timers: BTreeSet::new(),
             sweep_at: Timestamp::default(),
             pending: VecDeque::new(),
@@ -137,7 +143,9 @@ impl Registrar {
             resuming: BTreeMap::new(),
             set: RevocationSet::at(start),
             certificates: BTreeMap::new(),
-            refusals: Meter::default(),
+            refusals: Meter::new(limits::REFUSALS_JOURNALED_PER_SECOND_MAX),
+            reports: Meter::new(limits::MISUSES_JOURNALED_PER_SECOND_MAX),
+            showings: detect::Seen::default(),
             effects: VecDeque::new(),
             #[cfg(feature = "planted")]
             planted: None,
@@ -178,6 +186,7 @@ impl Registrar {
             Event::Journaled { upto } => self.journaled(upto),
             Event::JournalFailed => self.journal_failed(),
             Event::PolicyChanged { epoch, gone } => self.policy_changed(epoch, &gone),
+            Event::Shown(showing) => self.shown(showing),
             Event::NoteAsked { what, detail } => self.journal(Fact::Noted { what, detail }),
         }
     }
@@ -195,6 +204,7 @@ impl Registrar {
         if self.sweep_at <= self.now {
             self.slots.forget(self.now);
             self.set.forget(self.now);
+            self.showings.clear();
             let now = self.now;
             self.certificates.retain(|_, revoked| revoked.forget_at() > now);
             self.sweep_at = self.now.plus(SWEEP_EVERY);
@@ -319,19 +329,24 @@ impl Registrar {
 
 const SWEEP_EVERY: Span = Span::from_secs(60);
 
-/// Lets a bounded number of refusals a second into the journal.
-#[derive(Debug, Default)]
+/// Lets a bounded number of strangers' doings a second into the journal.
+#[derive(Debug)]
 struct Meter {
+    per_second_max: u32,
     second: u64,
     count: u32,
 }
 
 impl Meter {
+    const fn new(per_second_max: u32) -> Self {
+        Self { per_second_max, second: 0, count: 0 }
+    }
+
     fn admits(&mut self, now: Timestamp) -> bool {
         if now.seconds() != self.second {
-            *self = Self { second: now.seconds(), count: 0 };
+            (self.second, self.count) = (now.seconds(), 0);
         }
-        self.count += 1;
-        self.count <= limits::REFUSALS_JOURNALED_PER_SECOND_MAX
+        self.count = self.count.saturating_add(1);
+        self.count <= self.per_second_max
     }
 }

@@ -24,8 +24,16 @@ pub(crate) fn tell(fact: &Fact) -> (&'static str, String) {
         }
         Fact::CredentialRevoked { serial, .. } => ("credential_revoked", serial.to_string()),
         Fact::Refused { denial, .. } => ("refused", denial.to_string()),
+        Fact::Misused { finding, presenter, verifier, .. } => (
+            finding.code(),
+            format!("shown by {}, says {}", or_unknown(presenter), or_unknown(verifier)),
+        ),
         Fact::Noted { what, detail } => ("noted", format!("{what} {detail}")),
     }
+}
+
+fn or_unknown(name: &str) -> &str {
+    if name.is_empty() { "somebody" } else { name }
 }
 
 fn held_by(holder: &Holder) -> String {

@@ -120,7 +120,7 @@ impl Disk {
         }
         next_slots.retain(|window, _| window.forget_at() > at);
         let kept = records().filter(|record| match &record.fact {
-            Fact::Refused { .. } | Fact::Noted { .. } => false,
+            Fact::Refused { .. } | Fact::Misused { .. } | Fact::Noted { .. } => false,
             Fact::Began { task, .. }
             | Fact::Promised { task, .. }
             | Fact::Ended { task, .. }

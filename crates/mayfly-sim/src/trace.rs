@@ -71,6 +71,7 @@ impl Trace {
             | Effect::Close { .. }
             | Effect::OpenSocket { .. }
             | Effect::CloseSocket { .. }
+            | Effect::Alert { .. }
             | Effect::Forget { .. } => format!("{:14} {name} {}", "", numbers(one, two)),
         });
     }
@@ -108,6 +109,7 @@ fn event_words(event: &Event) -> (&'static str, u64, u64) {
         Event::Journaled { upto } => ("journaled", upto.0, 0),
         Event::JournalFailed => ("journal_failed", 0, 0),
         Event::PolicyChanged { epoch, gone } => ("policy_changed", epoch.0, gone.len() as u64),
+        Event::Shown(_) => ("shown", 0, 0),
         Event::NoteAsked { .. } => ("note_asked", 0, 0),
     }
 }
@@ -135,6 +137,7 @@ fn effect_words(effect: &Effect) -> (&'static str, u64, u64) {
         Effect::Close { task, why } => ("close", *why as u64, half(*task)),
         Effect::OpenSocket { task } => ("open_socket", 0, half(*task)),
         Effect::CloseSocket { task } => ("close_socket", 0, half(*task)),
+        Effect::Alert { finding, .. } => ("alert", 0, *finding as u64),
         Effect::Forget { task } => ("forget", 0, half(*task)),
     }
 }

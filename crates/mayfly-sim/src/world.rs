@@ -230,7 +230,7 @@ impl World {
             }
             Effect::OpenSocket { task } => self.sockets.push(task),
             Effect::CloseSocket { task } => self.sockets.retain(|open| *open != task),
-            Effect::Close { .. } | Effect::RefreshCrl => {}
+            Effect::Close { .. } | Effect::RefreshCrl | Effect::Alert { .. } => {}
             Effect::Introduce { ticket, identities } => {
                 let waiting = self.answered(ticket)?;
                 self.introduced(&waiting.wish, &identities)?;

@@ -74,7 +74,7 @@ pub(crate) fn take(draft: &mut Draft<'_>, entry: &Entry) -> Result<(), IndexErro
             put_if_known(draft, *task, key, row)?;
             drop_old_amendments(draft, *task, entry.record.at)
         }
-        Fact::Refused { .. } | Fact::Noted { .. } => Ok(()),
+        Fact::Refused { .. } | Fact::Misused { .. } | Fact::Noted { .. } => Ok(()),
     }
 }
 

@@ -316,6 +316,9 @@ impl<M: Means> Driver<M> {
                 Effect::Close { task, why } => self.close(task, why),
                 Effect::OpenSocket { task } => self.means.open_socket(task),
                 Effect::CloseSocket { task } => self.means.close_socket(task),
+                Effect::Alert { finding, task, serial } => {
+                    self.means.alert(finding, (task, serial));
+                }
                 Effect::Forget { task } => self.forget(task),
             }
         }

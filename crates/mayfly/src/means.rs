@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use mayfly_attest::Watcher;
-use mayfly_core::{Event, Grant, Holder, Record, Sequence, TaskId, Ticket};
+use mayfly_core::{Event, Finding, Grant, Holder, Record, Sequence, Serial, TaskId, Ticket};
 use mayfly_store::{Committer, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -31,6 +31,8 @@ pub trait Means {
     fn close_socket(&mut self, task: TaskId);
     /// Drops what was handed out for a task and might be handed out again.
     fn withdraw(&mut self, task: TaskId);
+    /// Tells the operator that a credential was used that should not have been.
+    fn alert(&mut self, finding: Finding, what: (Option<TaskId>, Option<Serial>));
     /// Drops everything about a task.
     fn forget(&mut self, task: TaskId);
 }
@@ -104,6 +106,12 @@ impl Means for Machine {
 
     fn withdraw(&mut self, task: TaskId) {
         self.svids.forget(task);
+    }
+
+    fn alert(&mut self, finding: Finding, (task, serial): (Option<TaskId>, Option<Serial>)) {
+        let task = task.map(|task| task.to_string());
+        let serial = serial.map(|serial| serial.to_string());
+        tracing::warn!(finding = finding.code(), task, serial, "a credential was misused");
     }
 
     fn forget(&mut self, task: TaskId) {

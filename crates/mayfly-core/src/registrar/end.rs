@@ -165,7 +165,7 @@ impl Registrar {
 
     pub(super) fn revoke_asked(&mut self, ticket: Ticket, serial: Serial) {
         let holds = |task: &&Task| task.credentials.iter().any(|c| c.serial == serial);
-        let Some(task) = self.tasks.values().find(holds) else {
+        let Some(task) = self.holder_of(&serial).filter(holds) else {
             return self.refuse(ticket, Denial::SerialUnknown, (None, ""));
         };
         let (id, version) = (task.id, task.version);
@@ -203,6 +203,9 @@ impl Registrar {
             return;
         }
         let (holder, parent) = (task.holder.clone(), task.parent);
+        for (_, place) in &task.places {
+            self.places.remove(place);
+        }
         self.tasks.remove(&id);
         if let Some(held) = self.holders.get_mut(&holder) {
             held.retain(|other| *other != id);

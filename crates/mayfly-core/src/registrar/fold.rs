@@ -113,6 +113,7 @@ impl Registrar {
                 if let Some(task) = self.tasks.get_mut(task) {
                     if !task.places.contains(&(*version, place)) {
                         task.places.push((*version, place));
+                        self.places.insert(place, task.id);
                     }
                     task.credentials.push(Credential {
                         serial: *serial,
@@ -148,7 +149,7 @@ impl Registrar {
             Fact::CredentialRevoked { task, serial } => {
                 self.fold_revoked(*task, *serial, record.at)
             }
-            Fact::Refused { .. } | Fact::Noted { .. } => Outcome::default(),
+            Fact::Refused { .. } | Fact::Misused { .. } | Fact::Noted { .. } => Outcome::default(),
         }
     }
 

@@ -120,6 +120,7 @@ impl Bench {
                 | Effect::Close { .. }
                 | Effect::OpenSocket { .. }
                 | Effect::CloseSocket { .. }
+                | Effect::Alert { .. }
                 | Effect::Forget { .. } => {}
             }
         }

@@ -1,6 +1,8 @@
 //! What has to be true once everything has settled.
 
-use mayfly_core::{Kind, Registrar, RevocationSet, State, Status, TaskId, Timestamp};
+use mayfly_core::{
+    Claim, Finding, Kind, Registrar, RevocationSet, Showing, State, Status, TaskId, Timestamp,
+};
 
 use super::{Oracle, Promise, Violation, uphold};
 
@@ -56,6 +58,33 @@ impl Oracle {
             uphold!(there == wanted, "P5", "{serial} in the list: {there}, it is {truth:?}");
             let stands = registrar.standing(promise.task, &serial).is_ok();
             uphold!(stands == (truth == Status::Valid), "P1", "{serial} stands: {stands}");
+        }
+        Ok(())
+    }
+
+    /// Shows every credential that has not expired, as a verifier would report it.
+    ///
+    /// # Errors
+    /// P11 for an alarm without a cause, or a cause without an alarm.
+    pub(crate) fn check_alarms(&self, registrar: &Registrar, now: Timestamp) -> Checked {
+        for promise in self.unexpired(now) {
+            let Promise { task, version, serial, .. } = promise;
+            let wanted = if registrar.task(task).is_none() {
+                Some(Finding::Orphaned)
+            } else if self.is_ended(task) {
+                Some(Finding::AfterEnd)
+            } else if self.is_suspended(task) {
+                Some(Finding::WhileSuspended)
+            } else if version < self.version(task) || self.is_revoked_alone(serial) {
+                Some(Finding::Stale)
+            } else {
+                None
+            };
+            let (presenter, verifier) = Default::default();
+            let claim = Claim::NotToBeUsed;
+            let showing = Showing { serial: Some(serial), claim, presenter, verifier };
+            let found = registrar.misuse(&showing).map(|(_, finding)| finding);
+            uphold!(found == wanted, "P11", "{serial} raises {found:?}, it should {wanted:?}");
         }
         Ok(())
     }

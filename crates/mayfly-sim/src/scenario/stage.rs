@@ -240,6 +240,7 @@ impl Stage {
             }
             Effect::OpenSocket { task } => quiet(format!("socket {}", task_name(task)), ""),
             Effect::CloseSocket { task } => quiet(format!("no_socket {}", task_name(task)), ""),
+            Effect::Alert { finding, .. } => quiet(format!("alert {}", finding.code()), ""),
             Effect::Forget { task } => quiet(format!("forgot {}", task_name(task)), ""),
         })
     }
@@ -265,6 +266,10 @@ impl Stage {
                 loud(format!("revoked {}", self.name(*serial)), "")
             }
             Fact::Refused { .. } => return None, // The answer says it already.
+            Fact::Misused { finding, serial, .. } => {
+                let name = serial.map_or_else(|| "nothing".into(), |serial| self.name(serial));
+                loud(format!("{} {name}", finding.code()), "")
+            }
             Fact::Noted { what, .. } => quiet(format!("noted {what}"), ""),
         })
     }

@@ -1,8 +1,8 @@
 //! A line as the events that the registrar hears.
 
 use mayfly_core::{
-    Ask, Basis, Begin, Binding, Caller, Cause, Event, Holder, PolicyEpoch, Registrar, Span,
-    TaskVersion, Terms, Verdict,
+    Ask, Basis, Begin, Binding, Caller, Cause, Claim, Event, Holder, Place, PolicyEpoch, Registrar,
+    Serial, Showing, Span, TaskVersion, Terms, Verdict,
 };
 
 use super::{
@@ -37,6 +37,19 @@ impl Stage {
             "quarantine" => one(Event::QuarantineAsked { ticket, task: task(line.word(0)?)? }),
             "release" => one(Event::ReleaseAsked { ticket, task: task(line.word(0)?)? }),
             "revoke" => one(Event::RevokeAsked { ticket, serial: self.serial(line.word(0)?)? }),
+            "shown" => {
+                let name = line.word(0)?;
+                let stranger = || Some(Serial::new(Place::default(), 7));
+                let serial = match name {
+                    "nothing" => None,
+                    "stranger" => stranger(),
+                    name => Some(self.serial(name)?),
+                };
+                let by_another = line.words.get(1).is_some_and(|word| word == "by_another");
+                let claim = if by_another { Claim::ByAnother } else { Claim::NotToBeUsed };
+                let (presenter, verifier) = ("spiffe://story/p".into(), "spiffe://story/v".into());
+                one(Event::Shown(Showing { serial, claim, presenter, verifier }))
+            }
             "signed" => one(Event::Signed { ticket: self.signing(line.word(0)?)? }),
             "unsigned" => one(Event::SigningFailed { ticket: self.signing(line.word(0)?)? }),
             "flush" => one(Event::Journaled { upto: self.disk.sync(usize::MAX) }),

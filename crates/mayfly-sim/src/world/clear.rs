@@ -76,6 +76,7 @@ impl World {
             self.oracle.check_set(&format!("follower {at}"), &follower.set, now)?;
         }
         self.oracle.check_list(registrar, now)?;
+        self.oracle.check_alarms(registrar, now)?;
         self.oracle.check_tasks(registrar, |task| self.disk.has_forgotten(task))
     }
 
