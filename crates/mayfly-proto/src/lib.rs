@@ -35,42 +35,42 @@ mod generated {
         include!("gen/mayfly.v1.rs");
     }
     /// Envoy's packages, nested as their names are, because the generated code climbs along them.
-    pub mod envoy {
-        pub mod config {
-            pub mod core {
+    pub(crate) mod envoy {
+        pub(crate) mod config {
+            pub(crate) mod core {
                 pub mod v3 {
                     include!("gen/envoy.core.rs");
                 }
             }
         }
-        pub mod extensions {
-            pub mod transport_sockets {
-                pub mod tls {
+        pub(crate) mod extensions {
+            pub(crate) mod transport_sockets {
+                pub(crate) mod tls {
                     pub mod v3 {
                         include!("gen/envoy.tls.rs");
                     }
                 }
             }
         }
-        pub mod service {
-            pub mod discovery {
+        pub(crate) mod service {
+            pub(crate) mod discovery {
                 pub mod v3 {
                     include!("gen/envoy.discovery.rs");
                 }
             }
-            pub mod secret {
+            pub(crate) mod secret {
                 pub mod v3 {
                     include!("gen/envoy.secret.rs");
                 }
             }
         }
-        pub mod r#type {
+        pub(crate) mod r#type {
             pub mod v3 {
                 include!("gen/envoy.type.rs");
             }
         }
     }
-    pub mod google {
+    pub(crate) mod google {
         pub mod rpc {
             include!("gen/google.rpc.rs");
         }
