@@ -10,13 +10,12 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::UnixStream,
     time::{Sleep, sleep},
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
-use crate::{authority::Mend, guest::Guest, limits, quota::Seat};
+use crate::{authority::Mend, guest::Guest, limits};
 
 /// A unix socket whose incoming octets are mended.
 #[derive(Debug)]
@@ -123,26 +122,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Mended<S> {
     }
 }
 
-/// A connection as tonic takes it.
+/// A connection as tonic takes it. `S` carries its octets and `T` gives its seat back when dropped.
 #[derive(Debug)]
-pub(crate) struct Connection {
-    io: Mended<UnixStream>,
+pub(crate) struct Connection<S, T> {
+    io: S,
     guest: Arc<Guest>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Runs until the first octet, so that seats are not kept by those who say nothing.
     silence: Option<Pin<Box<Sleep>>>,
-    _seat: Seat,
+    _seat: T,
 }
 
-impl Connection {
-    pub(crate) fn new(
-        socket: UnixStream,
-        guest: Guest,
-        cut: WaitForCancellationFutureOwned,
-        seat: Seat,
-    ) -> Self {
+impl<S, T> Connection<S, T> {
+    pub(crate) fn new(io: S, guest: Guest, cut: WaitForCancellationFutureOwned, seat: T) -> Self {
         Self {
-            io: Mended::new(socket),
+            io,
             guest: Arc::new(guest),
             cut: Box::pin(cut),
             silence: Some(Box::pin(sleep(limits::SILENCE_MAX))),
@@ -151,7 +145,7 @@ impl Connection {
     }
 }
 
-impl Connected for Connection {
+impl<S, T> Connected for Connection<S, T> {
     type ConnectInfo = Arc<Guest>;
 
     fn connect_info(&self) -> Arc<Guest> {
@@ -159,7 +153,7 @@ impl Connected for Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl<S: AsyncRead + Unpin, T: Unpin> AsyncRead for Connection<S, T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -177,7 +171,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin, T: Unpin> AsyncWrite for Connection<S, T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -60,7 +60,7 @@ impl RevocationFeed for Feed {
         let guest = request.extensions().get::<Arc<Guest>>();
         let guest = Arc::clone(guest.ok_or_else(|| status::of(Denial::AttestationFailed))?);
         guest.check().map_err(status::of)?;
-        let seat = self.followers.take(guest.peer().uid());
+        let seat = self.followers.take(guest.user());
         let follower = Follower {
             feed: self.clone(),
             guest,

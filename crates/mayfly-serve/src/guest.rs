@@ -1,14 +1,18 @@
 //! A connection's other end, for as long as the connection lasts: who it is, which door it came
 //! through, and whether either of the two is closing.
+//!
+//! A caller on this machine is a process, which the kernel names. One from elsewhere is an address, and
+//! a SPIFFE ID where its door asked for one; it can be answered, but never attested.
 
 use std::{
+    net::SocketAddr,
     os::fd::{AsFd, AsRawFd, RawFd},
     pin::Pin,
     sync::{Arc, OnceLock},
 };
 
 use mayfly_attest::{AttestError, CollectOptions, Collector, Peer};
-use mayfly_core::{Denial, Evidence, TaskId};
+use mayfly_core::{Denial, Evidence, SpiffeId, TaskId};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::watch,
@@ -62,13 +66,20 @@ impl Eyes for LocalEyes {
     }
 }
 
+/// The user that all callers from elsewhere count as: the one number that no user can have.
+pub const ELSEWHERE: u32 = u32::MAX;
+
 /// Whoever is at the other end of one connection.
 #[derive(Debug)]
 pub struct Guest {
-    peer: Peer,
-    socket: Option<TaskId>,
+    who: Who,
     closing: watch::Receiver<Option<Denial>>,
-    pidfd: OnceLock<Option<AsyncFd<Pidfd>>>,
+}
+
+#[derive(Debug)]
+enum Who {
+    Process { peer: Peer, socket: Option<TaskId>, pidfd: OnceLock<Option<AsyncFd<Pidfd>>> },
+    Remote { address: SocketAddr, id: Option<SpiffeId> },
 }
 
 impl Guest {
@@ -80,19 +91,62 @@ impl Guest {
         socket: Option<TaskId>,
         closing: watch::Receiver<Option<Denial>>,
     ) -> Self {
-        Self { peer, socket, closing, pidfd: OnceLock::new() }
+        Self { who: Who::Process { peer, socket, pidfd: OnceLock::new() }, closing }
     }
 
-    /// The process that connected.
+    /// A caller from another machine, and who it proved to be in its handshake, if it was asked.
     #[must_use]
-    pub const fn peer(&self) -> &Peer {
-        &self.peer
+    pub const fn remote(
+        address: SocketAddr,
+        id: Option<SpiffeId>,
+        closing: watch::Receiver<Option<Denial>>,
+    ) -> Self {
+        Self { who: Who::Remote { address, id }, closing }
+    }
+
+    /// The process that connected; nobody from elsewhere has one.
+    #[must_use]
+    pub const fn peer(&self) -> Option<&Peer> {
+        match &self.who {
+            Who::Process { peer, .. } => Some(peer),
+            Who::Remote { .. } => None,
+        }
+    }
+
+    /// Whom the caller proved to be by an X.509-SVID.
+    #[must_use]
+    pub const fn id(&self) -> Option<&SpiffeId> {
+        match &self.who {
+            Who::Process { .. } => None,
+            Who::Remote { id, .. } => id.as_ref(),
+        }
+    }
+
+    /// Where the caller is, if that is elsewhere.
+    #[must_use]
+    pub const fn address(&self) -> Option<SocketAddr> {
+        match &self.who {
+            Who::Process { .. } => None,
+            Who::Remote { address, .. } => Some(*address),
+        }
+    }
+
+    /// Whose seats it takes.
+    #[must_use]
+    pub fn user(&self) -> u32 {
+        match &self.who {
+            Who::Process { peer, .. } => peer.uid(),
+            Who::Remote { .. } => ELSEWHERE,
+        }
     }
 
     /// The task whose own socket this is.
     #[must_use]
     pub const fn socket(&self) -> Option<TaskId> {
-        self.socket
+        match &self.who {
+            Who::Process { socket, .. } => *socket,
+            Who::Remote { .. } => None,
+        }
     }
 
     /// Makes sure that the door is open and the peer alive: asked before every answer.
@@ -103,7 +157,7 @@ impl Guest {
         if let Some(denial) = *self.closing.borrow() {
             return Err(denial);
         }
-        self.peer.still_there().map_err(|error| denial_of(&error))
+        self.peer().map_or(Ok(()), |peer| peer.still_there().map_err(|error| denial_of(&error)))
     }
 
     /// Waits until nothing more may be answered, and says why.
@@ -121,7 +175,11 @@ impl Guest {
     /// Waits for the connector's end. Mostly its sockets end with it and nobody waits here any more;
     /// but a child that inherited the socket keeps the connection alive, and it is a stranger.
     async fn peer_gone(&self) -> Denial {
-        let Some(pidfd) = self.pidfd.get_or_init(|| Pidfd::watched(&self.peer)) else {
+        let Who::Process { peer, pidfd, .. } = &self.who else {
+            // Its connection is all that is known of it, and whoever reads from that hears its end.
+            return std::future::pending().await;
+        };
+        let Some(pidfd) = pidfd.get_or_init(|| Pidfd::watched(peer)) else {
             // The kernel has no room to watch it; the check before every answer still holds.
             return std::future::pending().await;
         };
@@ -129,7 +187,7 @@ impl Guest {
             let Ok(mut ready) = pidfd.readable().await else {
                 return Denial::AttestationFailed;
             };
-            if let Err(error) = self.peer.still_there() {
+            if let Err(error) = peer.still_there() {
                 return denial_of(&error);
             }
             ready.clear_ready();

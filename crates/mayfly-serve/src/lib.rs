@@ -15,15 +15,18 @@
 //! Stock Python and Java clients put a socket path into `:authority`, which h2 refuses; [`authority`]
 //! mends that on the way in.
 //!
-//! Read [`workload`] next, then `svids` and `visit` for the streams, `listen` for the sockets.
+//! Read [`workload`] next, then `svids` and `visit` for the streams, `doors` and `listen` for sockets and
+//! ports.
 #![forbid(unsafe_code)]
 
 #[doc(hidden)]
 pub mod authority;
 mod connection;
 pub mod desk;
+pub mod doors;
 pub mod feed;
 pub mod guest;
+pub mod http;
 pub mod limits;
 pub mod listen;
 pub mod office;
@@ -39,8 +42,9 @@ pub mod workload;
 
 pub use connection::Mended;
 pub use desk::{Bundles, Clock, Desk, Introduced, JwtSvid, Reply, Validated, X509Svid};
+pub use doors::{Doors, Manner, Octets, Secure, Secured, Securing};
 pub use feed::Feed;
 pub use guest::{Eyes, Guest, LocalEyes};
-pub use listen::{Doors, ListenError, Listener};
+pub use listen::{ListenError, Listener, Port};
 pub use services::Services;
 pub use workload::Workload;

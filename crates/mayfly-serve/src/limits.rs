@@ -7,6 +7,20 @@ use std::time::Duration;
 pub const CONNECTIONS_MAX: usize = 16_384;
 /// Open connections of one user.
 pub const CONNECTIONS_PER_USER_MAX: usize = 12_288;
+/// Open connections over all ports.
+pub const PORT_CONNECTIONS_MAX: usize = 4096;
+/// Open connections of one host.
+pub const PORT_CONNECTIONS_PER_HOST_MAX: usize = 1024;
+/// How long a handshake may take.
+pub const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// HTTP/2 streams of one connection from elsewhere. A follower needs one.
+pub const STREAMS_PER_PORT_CONNECTION_MAX: u32 = 64;
+/// How often a caller from elsewhere is asked whether it is there, and how long it may take to answer.
+pub const PORT_KEEPALIVE: Duration = Duration::from_secs(20);
+/// See [`PORT_KEEPALIVE`].
+pub const PORT_KEEPALIVE_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long a connection may last on which documents are fetched, however slowly.
+pub const PAGES_CONNECTION_MAX: Duration = Duration::from_mins(5);
 /// Calls and streams in progress over all sockets.
 pub const CALLS_MAX: usize = 65_536;
 /// Calls and streams in progress of one user.
@@ -52,6 +66,7 @@ pub const SNAPSHOT_PART_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const CRL_BYTES_MAX: usize = 512 * 1024;
 
 const _: () = assert!(CONNECTIONS_PER_USER_MAX < CONNECTIONS_MAX);
+const _: () = assert!(PORT_CONNECTIONS_PER_HOST_MAX < PORT_CONNECTIONS_MAX);
 const _: () = assert!(CALLS_PER_USER_MAX < CALLS_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX > 3 * 64 * 1024);
 const _: () = assert!(HEARTBEAT_MIN.as_millis() <= HEARTBEAT_DEFAULT.as_millis());

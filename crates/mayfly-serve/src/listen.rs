@@ -1,32 +1,16 @@
-//! Sockets: how one comes to be in the file system, who may come in, and how it goes again.
-//!
-//! The kernel is asked who connected before a byte is read. There are many doors (one for everybody,
-//! one for operators, one for each task that is bound to a socket), and each may close on its own.
+//! Where callers arrive: a unix socket, and how it comes to be in the file system and goes again, or a
+//! TCP port.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
+    net::SocketAddr,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
 };
 
-use futures_util::{Stream, stream};
-use mayfly_attest::Peer;
-use mayfly_core::{Denial, TaskId};
-use tokio::{
-    net::{UnixListener, UnixSocket, UnixStream},
-    sync::watch,
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{service::Routes, transport::Server};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 
-use crate::{
-    connection::Connection,
-    guest::Guest,
-    limits,
-    quota::{Quota, Seat},
-};
+use crate::limits;
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
@@ -49,12 +33,23 @@ pub enum ListenError {
         #[source]
         source: io::Error,
     },
+    /// Somebody has the port.
+    #[error("another process is listening on `{0}`")]
+    PortInUse(SocketAddr),
+    /// The kernel refused a port.
+    #[error("cannot listen on `{address}`: {source}")]
+    Port {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// A socket in the file system. Dropping it removes the file, if it is still this socket's.
 #[derive(Debug)]
 pub struct Listener {
-    inner: UnixListener,
+    pub(crate) inner: UnixListener,
     file: SocketFile,
 }
 
@@ -141,149 +136,42 @@ impl Drop for SocketFile {
     }
 }
 
-/// Every socket of this process, and who may come in.
+/// A TCP port that is listened on.
 #[derive(Debug)]
-pub struct Doors {
-    quota: Arc<Quota>,
-    open: Mutex<Open>,
-    serving: TaskTracker,
+pub struct Port {
+    pub(crate) inner: TcpListener,
+    address: SocketAddr,
 }
 
-#[derive(Debug, Default)]
-struct Open {
-    of_tasks: BTreeMap<TaskId, watch::Sender<Option<Denial>>>,
-    of_all: Vec<watch::Sender<Option<Denial>>>,
-    shut: bool,
-}
-
-impl Default for Doors {
-    fn default() -> Self {
-        Self::new(Quota::new(limits::CONNECTIONS_MAX, limits::CONNECTIONS_PER_USER_MAX))
-    }
-}
-
-impl Doors {
-    /// Doors that let in as many as `quota` says.
-    #[must_use]
-    pub fn new(quota: Arc<Quota>) -> Self {
-        Self { quota, open: Mutex::default(), serving: TaskTracker::new() }
-    }
-
-    /// Serves `routes` on `listener`. Whoever comes in stands for `socket`, if that is a task. Must be
-    /// called in a runtime. After [`Self::shut`] nothing is opened any more.
-    pub fn open(&self, socket: Option<TaskId>, listener: Listener, routes: Routes) {
-        let (sender, closing) = watch::channel(None);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.shut {
-            return;
-        }
-        match socket {
-            // A door of the same task that was open closes here, as its sender is dropped.
-            Some(task) => drop(open.of_tasks.insert(task, sender)),
-            None => open.of_all.push(sender),
-        }
-        let door = Door { socket, closing, quota: Arc::clone(&self.quota) };
-        drop(self.serving.spawn(door.serve(listener, routes)));
-    }
-
-    /// Closes the door of `task`, whose streams end because the task has.
-    pub fn close(&self, task: TaskId) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = open.of_tasks.remove(&task) {
-            sender.send_replace(Some(Denial::TaskEnded));
-        }
-    }
-
-    /// Closes every door and waits until everybody has left or was cut off.
-    pub async fn shut(&self) {
-        let (of_tasks, of_all) = {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            open.shut = true;
-            (std::mem::take(&mut open.of_tasks), std::mem::take(&mut open.of_all))
-        };
-        for sender in of_tasks.values().chain(&of_all) {
-            sender.send_replace(Some(Denial::NotServing));
-        }
-        self.serving.close();
-        self.serving.wait().await;
-    }
-}
-
-/// One socket being served.
-#[derive(Clone, Debug)]
-struct Door {
-    socket: Option<TaskId>,
-    closing: watch::Receiver<Option<Denial>>,
-    quota: Arc<Quota>,
-}
-
-impl Door {
-    async fn serve(self, listener: Listener, routes: Routes) {
-        let cut = CancellationToken::new();
-        let mut closing = self.closing.clone();
-        let mut drained = self.closing.clone();
-        let path = listener.path().to_owned();
-        let guests = self.guests(listener, cut.clone());
-        let server = server().add_routes(routes).serve_with_incoming_shutdown(guests, async move {
-            let _why = closing.wait_for(Option::is_some).await.map(|why| *why);
-        });
-        let limit = async {
-            let _why = drained.wait_for(Option::is_some).await.map(|why| *why);
-            tokio::time::sleep(limits::DRAIN_MAX).await;
-        };
-        tokio::select! {
-            served = server => if let Err(error) = served {
-                tracing::error!(path = %path.display(), %error, "a socket is no longer served");
-            },
-            () = limit => tracing::debug!(path = %path.display(), "cutting those who did not leave"),
-        }
-        cut.cancel();
-    }
-
-    /// Everybody who comes in and is let in.
-    fn guests(
-        self,
-        listener: Listener,
-        cut: CancellationToken,
-    ) -> impl Stream<Item = io::Result<Connection>> {
-        stream::unfold((self, listener, cut), |(door, listener, cut)| async move {
-            loop {
-                match listener.inner.accept().await {
-                    Ok((socket, _nameless)) => {
-                        if let Some((guest, seat)) = door.admit(&socket) {
-                            let cut_off = cut.clone().cancelled_owned();
-                            let guest = Connection::new(socket, guest, cut_off, seat);
-                            return Some((Ok(guest), (door, listener, cut)));
-                        }
-                    }
-                    Err(error) => {
-                        // Mostly no descriptor is left. Those who wait in the backlog still can.
-                        tracing::warn!(%error, "a connection could not be accepted");
-                        tokio::time::sleep(limits::ACCEPT_PAUSE).await;
-                    }
-                }
+impl Port {
+    /// Listens on `address`; port 0 is whichever is free. Must be called in a runtime.
+    ///
+    /// # Errors
+    /// [`ListenError::PortInUse`] or [`ListenError::Port`].
+    pub fn bind(address: SocketAddr) -> Result<Self, ListenError> {
+        let failed = |source: io::Error| {
+            if source.kind() == io::ErrorKind::AddrInUse {
+                ListenError::PortInUse(address)
+            } else {
+                ListenError::Port { address, source }
             }
-        })
-    }
-
-    /// Sees who is there before a byte is read. Who cannot be seen or is one too many is not spoken
-    /// to: to a gRPC client a closed connection is `Unavailable`, and it tries again.
-    fn admit(&self, socket: &UnixStream) -> Option<(Guest, Seat)> {
-        let peer = Peer::of(socket)
-            .map_err(|error| tracing::info!(%error, "a caller was turned away"))
-            .ok()?;
-        let Some(seat) = self.quota.take(peer.uid()) else {
-            tracing::warn!(uid = peer.uid(), "too many connections");
-            return None;
         };
-        Some((Guest::new(peer, self.socket, self.closing.clone()), seat))
+        let listen = || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            // Connections of the process before linger for a minute and must not keep its successor
+            // from the port. Two that listen still cannot share it.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            let inner = socket.listen(limits::BACKLOG)?;
+            let address = inner.local_addr()?;
+            Ok(Self { inner, address })
+        };
+        listen().map_err(failed)
     }
-}
 
-/// HTTP/2 with every bound named. No keepalive towards clients: they may be silent for as long as they
-/// like.
-fn server() -> Server {
-    Server::builder()
-        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
-        .http2_max_header_list_size(limits::HEADER_LIST_BYTES_MAX)
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
 }

@@ -141,7 +141,8 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::DiagnoseRequest>,
     ) -> Result<Response<wire::DiagnoseResponse>, Status> {
-        let peer = request.extensions().get::<Arc<Guest>>().map(|guest| guest.peer().clone());
+        let guest = request.extensions().get::<Arc<Guest>>();
+        let peer = guest.and_then(|guest| guest.peer().cloned());
         let peer = peer.ok_or_else(|| status::of(mayfly_core::Denial::AttestationFailed))?;
         let pid = request.into_inner().pid;
         let diagnosis =

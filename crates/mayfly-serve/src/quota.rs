@@ -1,4 +1,5 @@
-//! How many of something there may be at once, in all and of one user.
+//! How many of something there may be at once, in all and of one user: a number on this machine, an
+//! address elsewhere.
 //!
 //! The two bounds differ so that one user who takes all that he may still leaves room for others.
 
@@ -9,13 +10,13 @@ use std::{
 
 /// A number of seats, shared by all users.
 #[derive(Debug)]
-pub struct Quota {
+pub struct Quota<U = u32> {
     max: usize,
     per_user_max: usize,
-    taken: Mutex<BTreeMap<u32, usize>>,
+    taken: Mutex<BTreeMap<U, usize>>,
 }
 
-impl Quota {
+impl<U: Copy + Ord> Quota<U> {
     /// So many seats in all, and so many for one user.
     #[must_use]
     pub fn new(max: usize, per_user_max: usize) -> Arc<Self> {
@@ -24,7 +25,7 @@ impl Quota {
 
     /// Takes a seat for `user`, or `None` when the user or the house is full.
     #[must_use]
-    pub fn take(self: &Arc<Self>, user: u32) -> Option<Seat> {
+    pub fn take(self: &Arc<Self>, user: U) -> Option<Seat<U>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         // Users with a seat are few, so the sum is cheap; a second counter could drift.
         let all: usize = taken.values().sum();
@@ -45,12 +46,12 @@ impl Quota {
 
 /// A seat, given back when it is dropped.
 #[derive(Debug)]
-pub struct Seat {
-    quota: Arc<Quota>,
-    user: u32,
+pub struct Seat<U: Copy + Ord = u32> {
+    quota: Arc<Quota<U>>,
+    user: U,
 }
 
-impl Drop for Seat {
+impl<U: Copy + Ord> Drop for Seat<U> {
     fn drop(&mut self) {
         let mut taken = self.quota.taken.lock().unwrap_or_else(PoisonError::into_inner);
         match taken.get(&self.user).copied() {

@@ -75,8 +75,10 @@ impl Visit {
 
     async fn look(&self) -> Result<Evidence, Denial> {
         self.check()?;
-        let mut evidence = self.house.eyes.look(self.guest.peer()).await.map_err(|error| {
-            tracing::info!(pid = self.guest.peer().key().pid, %error, "a caller could not be seen");
+        // Nobody from elsewhere can be seen, and this house introduces nobody whom it did not see.
+        let peer = self.guest.peer().ok_or(Denial::AttestationFailed)?;
+        let mut evidence = self.house.eyes.look(peer).await.map_err(|error| {
+            tracing::info!(pid = peer.key().pid, %error, "a caller could not be seen");
             denial_of(&error)
         })?;
         evidence.caller.socket = self.guest.socket();

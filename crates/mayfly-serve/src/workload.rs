@@ -69,7 +69,7 @@ impl Workload {
         let guest = request.extensions().get::<Arc<Guest>>();
         let guest = guest.ok_or_else(|| status::of(Denial::AttestationFailed))?;
         guest.check().map_err(status::of)?;
-        let seat = self.calls.take(guest.peer().uid());
+        let seat = self.calls.take(guest.user());
         let seat = seat.ok_or_else(|| status::of(Denial::Overloaded))?;
         Ok(Visit::new(self.house.clone(), Arc::clone(guest), seat))
     }
