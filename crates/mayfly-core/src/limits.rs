@@ -23,6 +23,8 @@ pub const WINDOW: Span = Span::from_secs(600);
 pub const FORGET_AFTER: Span = Span::from_secs(120);
 /// Slots in one window. A 24-bit index keeps one window's bitmap under 4 MiB at two bits a slot.
 pub const SLOTS_PER_WINDOW_MAX: u32 = 1 << 24;
+/// Changes in one batch of the feed. Whatever ends more at once is cheaper to tell as a snapshot.
+pub const CHANGES_PER_BATCH_MAX: usize = 65_536;
 /// Tasks in one shard, ended ones that are still remembered included.
 pub const TASKS_MAX: usize = 2_000_000;
 /// Callers waiting for an answer of one registrar.

@@ -2,6 +2,8 @@
 //! the requirements R2, R7, R8 and R41.
 #![expect(clippy::expect_used, reason = "a test that cannot run should stop")]
 
+#[path = "laws/batch.rs"]
+mod batch;
 #[path = "laws/bench.rs"]
 mod bench;
 #[path = "laws/ids.rs"]
