@@ -37,6 +37,7 @@ pub mod status;
 mod story;
 mod svids;
 mod visit;
+mod wallet;
 mod wire;
 pub mod workload;
 

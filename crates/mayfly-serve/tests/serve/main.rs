@@ -5,6 +5,7 @@
 mod common;
 mod doors;
 mod feed;
+mod http;
 mod rough;
 mod streams;
 mod workload;
