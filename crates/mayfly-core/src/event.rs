@@ -264,7 +264,8 @@ pub enum Effect {
     },
     /// Tell the followers.
     Publish(Delta),
-    /// The list of revoked certificates has changed; sign a new CRL when the pace allows.
+    /// Statuses or the list of revoked certificates have changed; sign revocation and status lists anew
+    /// when the pace allows.
     RefreshCrl,
     /// Keep an eye on a holder; answer with [`Event::HolderGone`].
     Watch {

@@ -26,7 +26,7 @@ use crate::{
     ledger::{Place, Serial, Slots},
     limits,
     record::{Fact, Record},
-    revocation::{Change, Delta, RevocationSet},
+    revocation::{Delta, RevocationSet},
     task::{Cause, Task},
     time::{Span, Timestamp},
 };
@@ -38,7 +38,7 @@ mod issue;
 mod meet;
 mod query;
 
-pub use query::{Memory, RevokedCertificate};
+pub use query::{Ground, Memory, RevokedCertificate};
 
 /// What a registrar is set up with.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -72,7 +72,7 @@ enum After {
     Acknowledge { ticket: Ticket, task: TaskId, version: TaskVersion },
     OpenSocket { task: TaskId },
     Forget { task: TaskId },
-    Publish { changes: Vec<Change>, certificates: Vec<RevokedCertificate> },
+    Publish(fold::Outcome),
 }
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -234,9 +234,8 @@ impl Registrar {
         self.last = self.last.next();
         let outcome = self.fold(&record);
         self.pending.extend(after.into_iter().map(|after| (self.last, after)));
-        if !outcome.changes.is_empty() || !outcome.certificates.is_empty() {
-            let (changes, certificates) = (outcome.changes, outcome.certificates);
-            self.pending.push_back((self.last, After::Publish { changes, certificates }));
+        if !outcome.is_empty() {
+            self.pending.push_back((self.last, After::Publish(outcome)));
         }
         if !self.halted {
             self.effects.push_back(Effect::Journal(self.last, record));
@@ -275,11 +274,11 @@ impl Registrar {
                 }
                 After::OpenSocket { task } => self.effects.push_back(Effect::OpenSocket { task }),
                 After::Forget { task } => self.effects.push_back(Effect::Forget { task }),
-                After::Publish { changes, certificates } => {
+                After::Publish(outcome) => {
                     delta.to.sequence = sequence;
-                    delta.changes.extend(changes);
-                    refresh |= !certificates.is_empty();
-                    self.certificates.extend(certificates.into_iter().map(|c| (c.serial, c)));
+                    refresh = true;
+                    delta.changes.extend(outcome.changes);
+                    self.list(outcome.certificates, &outcome.released);
                 }
             }
         }

@@ -3,7 +3,7 @@
 
 use alloc::{collections::BTreeSet, vec::Vec};
 
-use super::{Charter, Registrar, RevokedCertificate, Timer};
+use super::{Charter, Ground, Registrar, RevokedCertificate, Timer};
 use crate::{
     event::Effect,
     evidence::Holder,
@@ -21,6 +21,14 @@ use crate::{
 pub(super) struct Outcome {
     pub(super) changes: Vec<Change>,
     pub(super) certificates: Vec<RevokedCertificate>,
+    /// Certificates that leave the list again.
+    pub(super) released: Vec<Serial>,
+}
+
+impl Outcome {
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.certificates.is_empty() && self.released.is_empty()
+    }
 }
 
 impl Registrar {
@@ -90,7 +98,19 @@ impl Registrar {
         for change in outcome.changes {
             self.set.take(change);
         }
-        self.certificates.extend(outcome.certificates.into_iter().map(|c| (c.serial, c)));
+        self.list(outcome.certificates, &outcome.released);
+    }
+
+    /// Puts certificates on the revocation list, and takes those off that are no longer suspended.
+    pub(super) fn list(&mut self, entries: Vec<RevokedCertificate>, released: &[Serial]) {
+        self.certificates.extend(entries.into_iter().map(|entry| (entry.serial, entry)));
+        for serial in released {
+            // INVARIANT P5: what is over stays on the list, whatever becomes of a quarantine.
+            let ground = self.certificates.get(serial).map(|entry| entry.ground);
+            if ground == Some(Ground::Suspended) {
+                self.certificates.remove(serial);
+            }
+        }
     }
 
     /// Every holder that has to be looked for after a replay. Orders the sockets to be opened again,
@@ -130,9 +150,17 @@ impl Registrar {
                 self.fold_ended(*task, state, record.at)
             }
             Fact::Suspended { task, by } => {
-                self.fold_state(*task, State::Quarantined { by: *by }, Status::Suspended)
+                let mut outcome =
+                    self.fold_state(*task, State::Quarantined { by: *by }, Status::Suspended);
+                outcome.certificates = self.current_certificates(*task, record.at);
+                outcome
             }
-            Fact::Resumed { task } => self.fold_state(*task, State::Active, Status::Valid),
+            Fact::Resumed { task } => {
+                let mut outcome = self.fold_state(*task, State::Active, Status::Valid);
+                let released = self.current_certificates(*task, record.at);
+                outcome.released = released.into_iter().map(|entry| entry.serial).collect();
+                outcome
+            }
             Fact::Renewed { task, lease_until } => {
                 self.fold_renewed(*task, *lease_until);
                 Outcome::default()
@@ -144,7 +172,7 @@ impl Registrar {
                 let old = task.version;
                 task.version = *version;
                 task.intent.clone_from(intent);
-                revoke(task, record.at, |version| version <= old)
+                revoke(task, (record.at, Ground::Overtaken), |version| version <= old)
             }
             Fact::CredentialRevoked { task, serial } => {
                 self.fold_revoked(*task, *serial, record.at)
@@ -213,7 +241,11 @@ impl Registrar {
                 self.timers.remove(&(at, timer, id));
             }
         }
-        let outcome = revoke(task, at, |_| true);
+        let ground = match state {
+            State::Ended { cause, .. } => Ground::Ended(cause),
+            State::Active | State::Quarantined { .. } => Ground::Alone,
+        };
+        let outcome = revoke(task, (at, ground), |_| true);
         self.remember_until(id);
         outcome
     }
@@ -226,7 +258,21 @@ impl Registrar {
         let current = task.version;
         let places = task.places.iter().filter(|(version, _)| *version == current);
         let changes = places.map(|(_, place)| Change::Place(*place, status)).collect();
-        Outcome { changes, certificates: Vec::new() }
+        Outcome { changes, ..Outcome::default() }
+    }
+
+    /// The unexpired certificates of a task's current version that have not been revoked on their own,
+    /// as entries for a list that they may leave again.
+    fn current_certificates(&self, id: TaskId, at: Timestamp) -> Vec<RevokedCertificate> {
+        let Some(task) = self.tasks.get(&id) else {
+            return Vec::new();
+        };
+        let current = task.credentials.iter().filter(|credential| {
+            credential.version == task.version
+                && credential.revoked_at.is_none()
+                && credential.not_after.plus(limits::FORGET_AFTER) > at
+        });
+        current.filter_map(|credential| certificate(credential, (at, Ground::Suspended))).collect()
     }
 
     fn fold_renewed(&mut self, id: TaskId, lease_until: Timestamp) {
@@ -247,33 +293,43 @@ impl Registrar {
         };
         credential.revoked_at = Some(at);
         let until = credential.not_after.plus(limits::FORGET_AFTER);
-        let certificates = revoked_certificate(credential, at).into_iter().collect();
-        Outcome { changes: [Change::Serial(serial, until)].into(), certificates }
+        let certificates = certificate(credential, (at, Ground::Alone)).into_iter().collect();
+        let changes = [Change::Serial(serial, until)].into();
+        Outcome { changes, certificates, ..Outcome::default() }
     }
 }
 
 /// Marks the credentials of the versions that are over, and says what verifiers have to learn.
-fn revoke(task: &mut Task, at: Timestamp, over: impl Fn(TaskVersion) -> bool) -> Outcome {
+fn revoke(
+    task: &mut Task,
+    (at, ground): (Timestamp, Ground),
+    over: impl Fn(TaskVersion) -> bool,
+) -> Outcome {
     let places = task.places.iter().filter(|(version, _)| over(*version));
     let live = places.filter(|(_, place)| place.window.forget_at() > at);
     let changes = live.map(|(_, place)| Change::Place(*place, Status::Revoked)).collect();
     let mut certificates = Vec::new();
     for credential in &mut task.credentials {
-        if over(credential.version) && credential.not_after.plus(limits::FORGET_AFTER) > at {
-            let revoked_at = *credential.revoked_at.get_or_insert(at);
-            certificates.extend(revoked_certificate(credential, revoked_at));
+        if !over(credential.version) || credential.not_after.plus(limits::FORGET_AFTER) <= at {
+            continue;
+        }
+        // What was revoked before stands on the list already, with its own instant and ground.
+        if credential.revoked_at.is_none() {
+            credential.revoked_at = Some(at);
+            certificates.extend(certificate(credential, (at, ground)));
         }
     }
-    Outcome { changes, certificates }
+    Outcome { changes, certificates, ..Outcome::default() }
 }
 
-fn revoked_certificate(credential: &Credential, at: Timestamp) -> Option<RevokedCertificate> {
+/// The entry for a credential, if it is a certificate.
+fn certificate(
+    credential: &Credential,
+    (revoked_at, ground): (Timestamp, Ground),
+) -> Option<RevokedCertificate> {
     let Credential { serial, not_after, .. } = *credential;
-    (credential.kind == Kind::X509).then_some(RevokedCertificate {
-        serial,
-        revoked_at: at,
-        not_after,
-    })
+    let is_certificate = credential.kind == Kind::X509;
+    is_certificate.then_some(RevokedCertificate { serial, revoked_at, not_after, ground })
 }
 
 /// The same facts at another position. After a replay everything up to the last record is in the set,

@@ -1,6 +1,7 @@
 //! Reading without deciding.
 
 use alloc::{collections::BTreeMap, vec::Vec};
+use core::ops::Bound;
 
 use super::Registrar;
 use crate::{
@@ -9,9 +10,22 @@ use crate::{
     ledger::{Serial, Window},
     limits,
     revocation::RevocationSet,
-    task::{State, Task},
+    task::{Cause, State, Task},
     time::Timestamp,
 };
+
+/// Why a certificate stands on the revocation list.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Ground {
+    /// Its task is over.
+    Ended(Cause),
+    /// Its task has a newer version.
+    Overtaken,
+    /// It was revoked on its own.
+    Alone,
+    /// Its task is quarantined. The only ground that can go away.
+    Suspended,
+}
 
 /// An entry of the certificate revocation list.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -22,6 +36,8 @@ pub struct RevokedCertificate {
     pub revoked_at: Timestamp,
     /// When it expires by itself.
     pub not_after: Timestamp,
+    /// Why.
+    pub ground: Ground,
 }
 
 impl RevokedCertificate {
@@ -81,8 +97,26 @@ impl Registrar {
     }
 
     /// INVARIANT P5: each unexpired certificate of each ended task, as far as the end is durable.
+    /// Those of quarantined tasks stand there too, for as long as the quarantine lasts.
     pub fn revoked_certificates(&self) -> impl Iterator<Item = &RevokedCertificate> {
         self.certificates.values()
+    }
+
+    /// [`Self::revoked_certificates`] in portions: at most `count`, the first after `last`. A long list is
+    /// read in many turns, so that nobody waits for one.
+    pub fn revoked_certificates_after(
+        &self,
+        last: Option<Serial>,
+        count: usize,
+    ) -> impl Iterator<Item = &RevokedCertificate> {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.certificates.range((from, Bound::Unbounded)).take(count).map(|(_, entry)| entry)
+    }
+
+    /// The next free slot of each live window: how long its bitmap has to be for those who were given
+    /// a place in it.
+    pub fn next_slots(&self) -> impl Iterator<Item = (Window, u32)> {
+        self.slots.iter()
     }
 
     /// The published statuses: what a follower that has heard everything holds.

@@ -1,14 +1,14 @@
 //! Tasks and their credentials: trees, instances, lifetimes, evidence, bounds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mayfly_core::{
-    Ask, Binding, Caller, Denial, Event, Holder, ProcessKey, Span, State, TaskId, Terms, Timestamp,
-    limits,
+    Ask, Binding, Caller, Cause, Denial, Event, Holder, ProcessKey, Registrar, Serial, Span, State,
+    TaskId, Terms, Timestamp, limits, registrar::Ground,
 };
 use proptest::{collection::vec, prelude::*};
 
-use crate::bench::{Bench, START, begin, task, terms};
+use crate::bench::{Bench, START, begin, charter, task, terms};
 
 /// A tree of `parents.len() + 1` tasks: task 0 is the root, and the parent of task `n` is below `n`.
 fn forest(nodes_max: usize) -> impl Strategy<Value = Vec<usize>> {
@@ -234,6 +234,42 @@ fn two_instances_have_serials_of_their_own_and_one_can_be_revoked() {
     assert!(bench.registrar.standing(task(2), &other).is_ok());
     let listed: Vec<_> = bench.registrar.revoked_certificates().map(|c| c.serial).collect();
     assert_eq!(listed, [one], "P5: the list holds the one and not the other");
+}
+
+/// P5: a quarantine is the one ground that goes away, and it takes nothing along that stays.
+#[test]
+fn a_quarantined_task_s_certificates_are_on_hold_until_its_release() {
+    let mut bench = Bench::new();
+    bench.begin(task(1), begin(None));
+    let (held, _) = bench.ask(task(1), Ask::X509).expect("active");
+    let (alone, _) = bench.ask(task(1), Ask::X509).expect("active");
+    bench.ask(task(1), Ask::Jwt { audience: vec!["a".into()] }).expect("active");
+    let revoke = Event::RevokeAsked { ticket: bench.ticket(), serial: alone };
+    bench.tell(revoke);
+    let grounds = |bench: &Bench| -> BTreeMap<Serial, Ground> {
+        let twin = Registrar::replay(charter(), None, bench.journal.clone());
+        let listed = bench.registrar.revoked_certificates();
+        let listed: BTreeMap<_, _> = listed.map(|entry| (entry.serial, entry.ground)).collect();
+        let again = twin.revoked_certificates().map(|entry| (entry.serial, entry.ground));
+        assert_eq!(listed, again.collect(), "P6: a replay lists the same");
+        listed
+    };
+    assert_eq!(grounds(&bench), BTreeMap::from([(alone, Ground::Alone)]));
+    let quarantine = Event::QuarantineAsked { ticket: bench.ticket(), task: task(1) };
+    bench.tell(quarantine.clone());
+    let both = BTreeMap::from([(alone, Ground::Alone), (held, Ground::Suspended)]);
+    assert_eq!(grounds(&bench), both);
+    let release = Event::ReleaseAsked { ticket: bench.ticket(), task: task(1) };
+    bench.tell(release);
+    assert_eq!(grounds(&bench), BTreeMap::from([(alone, Ground::Alone)]));
+    bench.tell(quarantine);
+    bench.end(task(1));
+    let over = BTreeMap::from([(alone, Ground::Alone), (held, Ground::Ended(Cause::Revoked))]);
+    assert_eq!(grounds(&bench), over, "what ends on hold stays on the list");
+    let portions: Vec<_> = [None, Some(held.min(alone)), Some(held.max(alone))]
+        .map(|last| bench.registrar.revoked_certificates_after(last, 1).count())
+        .into();
+    assert_eq!(portions, [1, 1, 0]);
 }
 
 /// R7: no active task, nothing issued; and when its tasks are over, nothing is left.

@@ -53,7 +53,8 @@ impl Oracle {
         for promise in self.unexpired(now) {
             let truth = self.status(&promise);
             let serial = promise.serial;
-            let wanted = promise.kind == Kind::X509 && truth == Status::Revoked;
+            // A suspended certificate is listed too, on hold, until its task is released.
+            let wanted = promise.kind == Kind::X509 && truth != Status::Valid;
             let there = listed.contains(&serial);
             uphold!(there == wanted, "P5", "{serial} in the list: {there}, it is {truth:?}");
             let stands = registrar.standing(promise.task, &serial).is_ok();
