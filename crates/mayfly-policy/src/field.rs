@@ -2,7 +2,7 @@
 
 use mayfly_core::{Binding, Selector, Span, SpiffeId, TrustDomain, id, limits as core_limits};
 
-use crate::{duration, limits};
+use crate::{duration, limits, own};
 
 /// A value that cannot be taken.
 #[derive(Debug)]
@@ -37,6 +37,12 @@ pub(crate) fn name(text: &str) -> Checked<String> {
             format!("use 1 to {} of a-z, 0-9, '-', '_' and '.'", limits::NAME_BYTES_MAX),
         ));
     }
+    if text == own::PROFILE {
+        return Err(Fault::new(
+            format!("{} is the broker's own profile", quote(text)),
+            "choose another name",
+        ));
+    }
     Ok(text.into())
 }
 
@@ -53,6 +59,13 @@ pub(crate) fn path(text: &str, domain: &TrustDomain) -> Checked<String> {
         return Err(Fault::new(
             format!("{}: the segment `task` is reserved", quote(text)),
             "leave it out: the broker appends `/task/` and the task's id by itself",
+        ));
+    }
+    // Whoever talks to the broker knows it by this path, and may take what lies below for its parts.
+    if text.strip_prefix(own::PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        return Err(Fault::new(
+            format!("{} belongs to the broker itself", quote(text)),
+            "choose a path that does not begin with it",
         ));
     }
     let longest = format!("{text}/task/{}", id::TaskId::from_bytes([0; 16]));

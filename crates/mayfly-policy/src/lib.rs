@@ -28,6 +28,7 @@ mod field;
 mod file;
 mod invalid;
 pub mod limits;
+pub mod own;
 mod profiles;
 
 pub use diff::Difference;

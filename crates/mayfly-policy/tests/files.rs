@@ -222,6 +222,26 @@ fn two_profiles_with_one_name_are_refused() {
 }
 
 #[test]
+fn the_brokers_own_name_and_path_are_refused_and_what_only_looks_like_them_is_not() {
+    let problem = only_problem(&with("name", "\"mayfly\""));
+    assert_eq!(problem.field.as_deref(), Some("name"));
+    assert!(problem.why.contains("the broker's own profile"), "{problem}");
+    for path in ["/mayfly/broker", "/mayfly/broker/sub"] {
+        let problem = only_problem(&with("path", &format!("\"{path}\"")));
+        assert_eq!(problem.field.as_deref(), Some("path"));
+        assert!(problem.why.contains("belongs to the broker itself"), "{problem}");
+    }
+    for (key, value) in [
+        ("name", "\"mayfly-web\""),
+        ("path", "\"/mayfly\""),
+        ("path", "\"/mayfly/brokers\""),
+        ("path", "\"/a/mayfly/broker\""),
+    ] {
+        assert!(parse(&with(key, value)).is_ok(), "{key} = {value}");
+    }
+}
+
+#[test]
 fn two_profiles_with_one_hint_are_refused_and_both_named() {
     let other = GOOD.replace("\"web\"", "\"api\"");
     let text = format!("{GOOD}hint = \"x\"\n{other}hint = \"x\"\n");
