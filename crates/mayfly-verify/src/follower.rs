@@ -21,6 +21,7 @@ use crate::{
     endpoint::Endpoint,
     patience::{Patience, Sight},
     refused::Refused,
+    telemetry,
     view::{Hole, View},
     workload::request,
 };
@@ -261,6 +262,7 @@ async fn heard_until(heard: &mut watch::Receiver<Option<Instant>>, limit: Instan
 }
 
 fn tell(sight: Sight, said: Sight, silence: Duration) {
+    telemetry::sight(sight);
     let silence_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
     match (sight, said) {
         (Sight::Clear, Sight::Clear)

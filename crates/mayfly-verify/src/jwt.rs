@@ -3,12 +3,16 @@
 //! What is lenient elsewhere is closed here: one serialisation, a closed list of header keys, an
 //! algorithm that belongs to the key, and a key that belongs to the token's own trust domain. A token
 //! that passes is genuine and in date; whether its task is still going on is a second question, which
-//! [`Claims::serial`] and [`View::admit`](crate::View::admit) answer.
+//! [`Verifier`] asks as well.
+
+mod verifier;
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use mayfly_core::{InvalidId, Serial, SpiffeId, Timestamp, TrustDomain};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+pub use verifier::{Bearer, Verifier, bearer};
 
 use crate::jwk::{Algorithm, JwkSets};
 
@@ -86,6 +90,64 @@ struct Header {
     typ: Option<String>,
 }
 
+/// A token whose parts were read and not yet believed.
+pub(crate) struct Signed<'a> {
+    header: Header,
+    message: &'a str,
+    payload: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+impl<'a> Signed<'a> {
+    /// Cuts a compact serialisation.
+    pub(crate) fn read(token: &'a str, segment_bytes_max: usize) -> Result<Self, InvalidToken> {
+        let (message, signature) = token.rsplit_once('.').ok_or(InvalidToken::Serialisation)?;
+        let (header, payload) = message.split_once('.').ok_or(InvalidToken::Serialisation)?;
+        let decode = |segment| decode(segment, segment_bytes_max);
+        let (header, payload, signature) = (decode(header)?, decode(payload)?, decode(signature)?);
+        let header: Header =
+            serde_json::from_slice(&header).map_err(|_malformed| InvalidToken::Header)?;
+        Ok(Self { header, message, payload, signature })
+    }
+
+    /// The same for a token that is to be a JWT-SVID.
+    pub(crate) fn read_svid(token: &'a str) -> Result<Self, InvalidToken> {
+        let signed = Self::read(token, SEGMENT_BYTES_MAX)?;
+        if !matches!(signed.kind(), None | Some("JWT" | "JOSE")) {
+            return Err(InvalidToken::Type);
+        }
+        Ok(signed)
+    }
+
+    /// The `typ`.
+    pub(crate) fn kind(&self) -> Option<&str> {
+        self.header.typ.as_deref()
+    }
+
+    /// The key that it names.
+    pub(crate) fn kid(&self) -> &str {
+        &self.header.kid
+    }
+
+    /// The claims, encoded.
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// Checks the signature with the keys of `domain`, and no other's.
+    pub(crate) fn verify(&self, domain: &TrustDomain, keys: &JwkSets) -> Result<(), InvalidToken> {
+        let key = keys
+            .of(domain)
+            .ok_or_else(|| InvalidToken::Untrusted(domain.clone()))?
+            .key(self.kid())
+            .ok_or_else(|| InvalidToken::UnknownKey(self.kid().to_owned()))?;
+        if !key.verifies(self.header.alg, self.message.as_bytes(), &self.signature) {
+            return Err(InvalidToken::Signature);
+        }
+        Ok(())
+    }
+}
+
 /// Checks `token` for `audience` at `now`, without leeway.
 ///
 /// # Errors
@@ -96,33 +158,25 @@ pub fn validate(
     keys: &JwkSets,
     now: Timestamp,
 ) -> Result<Claims, InvalidToken> {
-    let (message, signature) = token.rsplit_once('.').ok_or(InvalidToken::Serialisation)?;
-    let (header, payload) = message.split_once('.').ok_or(InvalidToken::Serialisation)?;
-    let (header, payload, signature) = (decode(header)?, decode(payload)?, decode(signature)?);
+    validate_signed(&Signed::read_svid(token)?, audience, keys, now)
+}
 
-    let header: Header =
-        serde_json::from_slice(&header).map_err(|_malformed| InvalidToken::Header)?;
-    if !matches!(header.typ.as_deref(), None | Some("JWT" | "JOSE")) {
-        return Err(InvalidToken::Type);
-    }
+fn validate_signed(
+    signed: &Signed<'_>,
+    audience: &str,
+    keys: &JwkSets,
+    now: Timestamp,
+) -> Result<Claims, InvalidToken> {
     // The subject chooses whose keys count, so it is read before the signature is checked, and
     // nothing else of the payload is believed until then.
-    let claims = Claims::read(&payload)?;
-    let domain = claims.id.trust_domain();
-    let key = keys
-        .of(domain)
-        .ok_or_else(|| InvalidToken::Untrusted(domain.clone()))?
-        .key(&header.kid)
-        .ok_or(InvalidToken::UnknownKey(header.kid))?;
-    if !key.verifies(header.alg, message.as_bytes(), &signature) {
-        return Err(InvalidToken::Signature);
-    }
+    let claims = Claims::read(signed.payload())?;
+    signed.verify(claims.id.trust_domain(), keys)?;
     claims.check(audience, now)?;
     Ok(claims)
 }
 
-fn decode(segment: &str) -> Result<Vec<u8>, InvalidToken> {
-    if segment.len() > SEGMENT_BYTES_MAX {
+fn decode(segment: &str, bytes_max: usize) -> Result<Vec<u8>, InvalidToken> {
+    if segment.len() > bytes_max {
         return Err(InvalidToken::TooLong);
     }
     // The engine takes neither padding nor loose trailing bits, and `.` is not in its alphabet, so a

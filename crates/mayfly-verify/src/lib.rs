@@ -29,29 +29,47 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod actions;
+mod answer;
+mod authorize;
 mod backoff;
 mod endpoint;
 mod follower;
+mod handshake;
+mod incoming;
 mod jwk;
 pub mod jwt;
+mod layer;
 mod live;
 mod patience;
+mod peer;
 mod refused;
+mod report;
 mod source;
+mod status_list;
 mod svid;
+mod telemetry;
 mod tls;
 mod view;
 mod workload;
 pub mod x509;
 
+pub use actions::{Action, Actions};
+pub use answer::{LiveBody, REFUSED_HEADER};
+pub use authorize::{Authorize, task_of};
 pub use endpoint::{Endpoint, InvalidEndpoint, SOCKET_VARIABLE};
 pub use follower::Follower;
+pub use incoming::{Accepted, Incoming};
 pub use jwk::{InvalidJwks, JwkSet, JwkSets};
+pub use layer::{CheckLayer, Checked, CheckedFuture, Introduced};
 pub use live::Guarded;
-pub use patience::{Patience, Sight};
+pub use patience::{Patience, Sight, Tier, Tiers};
+pub use peer::{Peer, Standing};
 pub use refused::Refused;
-pub use source::{Held, X509Source};
+pub use report::{Misuse, Reporter, Use};
+pub use source::{Held, KeySource, X509Source};
+pub use status_list::{ListError, STATUS_LIST_TYPE, StatusList, StatusLists, StatusReference};
 pub use svid::{Bundle, PrivateKey, X509Context, X509Svid};
-pub use tls::{Authorize, Party, Peer, no_server_name, peer_serial};
+pub use tls::{Party, no_server_name, peer_serial};
 pub use view::{Hole, View};
 pub use workload::{JwtSvid, WorkloadClient, WorkloadError};

@@ -10,33 +10,31 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use mayfly_core::Timestamp;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Sleep,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tonic::transport::server::Connected;
 
 use crate::{
+    peer::{Peer, Standing, Vigil},
     refused::Refused,
-    tls::{Party, Peer, no_server_name},
-    view::Watched,
+    telemetry::{self, Place},
+    tls::{Party, no_server_name},
 };
 
 /// A stream that fails with [`Refused`] once its peer is not to be talked to any more.
+///
+/// It is also a connection for tonic: requests that come over it carry its [`Standing`].
 #[derive(Debug)]
 pub struct Guarded<S> {
     stream: S,
-    peer: Peer,
-    watched: Option<Watched>,
     /// One for each direction, because a timer wakes only whoever asked last.
-    read_ends: Pin<Box<Sleep>>,
-    write_ends: Pin<Box<Sleep>>,
+    reads: Vigil,
+    writes: Vigil,
+    told: bool,
 }
 
 impl Party {
@@ -52,8 +50,8 @@ impl Party {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = self.server_config().map_err(io::Error::other)?;
-        let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await?;
+        let config = self.shared_server_config().map_err(io::Error::other)?;
+        let stream = TlsAcceptor::from(config).accept(stream).await?;
         let peer = self.peer(stream.get_ref().1)?;
         Ok(self.guard(stream, peer, now)?)
     }
@@ -70,8 +68,8 @@ impl Party {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = self.client_config().map_err(io::Error::other)?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(no_server_name(), stream).await?;
+        let config = self.shared_client_config().map_err(io::Error::other)?;
+        let stream = TlsConnector::from(config).connect(no_server_name(), stream).await?;
         let peer = self.peer(stream.get_ref().1)?;
         Ok(self.guard(stream, peer, now)?)
     }
@@ -81,30 +79,27 @@ impl Party {
     /// # Errors
     /// [`Refused`] if the peer's task has ended since the handshake.
     pub fn guard<S>(&self, stream: S, peer: Peer, now: Timestamp) -> Result<Guarded<S>, Refused> {
-        let watched = match (peer.own, peer.leaf.serial) {
-            (true, Some(serial)) => Some(self.view().watch(serial)),
-            (true, None) => return Err(Refused::ForeignSerial(peer.leaf.id)),
-            (false, _) => None,
-        };
-        if let Some(reason) = watched.as_ref().and_then(Watched::refused) {
-            return Err(reason);
-        }
-        let left = Duration::from_millis(peer.leaf.not_after.since(now).as_millis());
-        Ok(Guarded {
-            stream,
-            peer,
-            watched,
-            read_ends: Box::pin(tokio::time::sleep(left)),
-            write_ends: Box::pin(tokio::time::sleep(left)),
-        })
+        let standing = self.standing(peer, now);
+        // Watched from here on, so that a quarantine that is lifted before the first byte still cuts.
+        let watched = standing.watch();
+        let reads = Vigil::over(standing, watched);
+        reads.look()?;
+        let writes = reads.other_half();
+        Ok(Guarded { stream, reads, writes, told: false })
     }
 }
 
 impl<S> Guarded<S> {
     /// Who is at the other end.
     #[must_use]
-    pub const fn peer(&self) -> &Peer {
-        &self.peer
+    pub fn peer(&self) -> &Peer {
+        self.standing().peer()
+    }
+
+    /// Whether the peer may still be talked to, for whoever works above the stream.
+    #[must_use]
+    pub const fn standing(&self) -> &Standing {
+        self.reads.standing()
     }
 
     /// The stream inside.
@@ -116,35 +111,25 @@ impl<S> Guarded<S> {
     /// Why the connection is over, if it is.
     #[must_use]
     pub fn refused(&self) -> Option<Refused> {
-        self.watched
-            .as_ref()
-            .and_then(Watched::refused)
-            .or_else(|| self.read_ends.is_elapsed().then_some(Refused::OutOfDate))
+        self.reads.look().err()
     }
 
-    fn check_reader(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if let Some(watched) = &self.watched {
-            // Registered before the look, so that news between the two is not missed.
-            watched.wake_reader(cx.waker());
+    fn check(&mut self, ended: Poll<Refused>) -> io::Result<()> {
+        let Poll::Ready(reason) = ended else { return Ok(()) };
+        // Both directions end, and each is asked more than once; it is told once.
+        if !std::mem::replace(&mut self.told, true) {
+            telemetry::refused(Place::Connection, &reason, Some(self.peer()));
         }
-        let ends = self.read_ends.as_mut().poll(cx);
-        self.check(ends)
+        Err(reason.into())
     }
+}
 
-    fn check_writer(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if let Some(watched) = &self.watched {
-            watched.wake_writer(cx.waker());
-        }
-        let ends = self.write_ends.as_mut().poll(cx);
-        self.check(ends)
-    }
+/// What a request over this connection brings along: the peer's standing.
+impl<S> Connected for Guarded<S> {
+    type ConnectInfo = Standing;
 
-    fn check(&self, ends: Poll<()>) -> io::Result<()> {
-        let reason = self.watched.as_ref().and_then(Watched::refused);
-        match reason.or_else(|| ends.is_ready().then_some(Refused::OutOfDate)) {
-            Some(reason) => Err(reason.into()),
-            None => Ok(()),
-        }
+    fn connect_info(&self) -> Standing {
+        self.standing().clone()
     }
 }
 
@@ -154,7 +139,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.check_reader(cx)?;
+        let ended = self.reads.poll_end(cx);
+        self.check(ended)?;
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
@@ -165,12 +151,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check_writer(cx)?;
+        let ended = self.writes.poll_end(cx);
+        self.check(ended)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check_writer(cx)?;
+        let ended = self.writes.poll_end(cx);
+        self.check(ended)?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -41,6 +41,61 @@ pub enum Sight {
     Dark,
 }
 
+/// How much is lost if an ended task is believed for a little longer.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Tier {
+    /// Reading what is not secret.
+    Low,
+    /// The usual.
+    Medium,
+    /// What cannot be undone.
+    High,
+}
+
+/// A patience for each tier.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Tiers {
+    /// Of [`Tier::Low`].
+    pub low: Patience,
+    /// Of [`Tier::Medium`].
+    pub medium: Patience,
+    /// Of [`Tier::High`].
+    pub high: Patience,
+}
+
+impl Default for Tiers {
+    /// High risk waits for one second and medium for three; low risk goes on for a minute more.
+    fn default() -> Self {
+        Self {
+            low: Patience::Grace { after: Duration::from_secs(3), then: Duration::from_secs(60) },
+            medium: Patience::default(),
+            high: Patience::Closed { after: Duration::from_secs(1) },
+        }
+    }
+}
+
+impl Tiers {
+    /// The patience of a tier, for a [`Party`](crate::Party) or a [`CheckLayer`](crate::CheckLayer).
+    #[must_use]
+    pub const fn of(&self, tier: Tier) -> Patience {
+        match tier {
+            Tier::Low => self.low,
+            Tier::Medium => self.medium,
+            Tier::High => self.high,
+        }
+    }
+
+    /// The patience for the one [`Follower`](crate::Follower) that serves all tiers: it asks for the
+    /// heartbeats of the least patient, and gives up with the most patient.
+    #[must_use]
+    pub fn together(&self) -> Patience {
+        let all = [self.low, self.medium, self.high];
+        let after = all.iter().map(|one| one.after()).min().unwrap_or_default();
+        let limit = all.iter().map(|one| one.limit()).max().unwrap_or_default();
+        Patience::Grace { after, then: limit.saturating_sub(after) }
+    }
+}
+
 impl Patience {
     /// What a silence of this length means.
     #[must_use]
@@ -95,6 +150,16 @@ mod tests {
         let grace = Patience::Grace { after: SECOND, then: SECOND };
         assert_eq!(grace.sight(SECOND), Sight::Grace);
         assert_eq!(grace.sight(2 * SECOND), Sight::Dark);
+    }
+
+    #[test]
+    fn one_follower_serves_all_tiers() {
+        let tiers = Tiers::default();
+        let together = tiers.together();
+        assert_eq!(together.after(), tiers.of(Tier::High).after());
+        assert_eq!(together.limit(), tiers.of(Tier::Low).limit());
+        assert!(tiers.of(Tier::High).limit() < tiers.of(Tier::Medium).limit());
+        assert_eq!(together.heartbeat_ms(), 333, "three of them within the shortest calm");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use wire::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use crate::{
     endpoint::{Endpoint, InvalidEndpoint},
     jwk::{JwkSet, JwkSets},
-    source::X509Source,
+    source::{KeySource, X509Source},
     svid::{self, Bundle, X509Context},
     x509::InvalidSvid,
 };
@@ -145,17 +145,22 @@ impl WorkloadClient {
     /// # Errors
     /// [`WorkloadError`] if there are none.
     pub async fn fetch_jwt_bundles(&self) -> Result<JwkSets, WorkloadError> {
-        let request = request(wire::JwtBundlesRequest {});
-        let mut stream = self.inner.clone().fetch_jwt_bundles(request).await?.into_inner();
+        let mut stream = self.stream_jwt_bundles().await?;
         let message = stream.message().await?.ok_or(WorkloadError::Empty("bundle"))?;
-        let sets = message.bundles.iter().filter_map(|(id, json)| {
-            let read = svid::trust_domain(id).zip(JwkSet::parse(json).ok());
-            if read.is_none() {
-                tracing::warn!(trust_domain = %id, "key set left out, it is malformed");
-            }
-            read
-        });
-        Ok(sets.collect())
+        Ok(key_sets(&message))
+    }
+
+    /// The token keys from here on, renewed by themselves.
+    #[must_use]
+    pub fn watch_jwt_bundles(&self) -> KeySource {
+        KeySource::follow(self.clone())
+    }
+
+    pub(crate) async fn stream_jwt_bundles(
+        &self,
+    ) -> Result<tonic::Streaming<wire::JwtBundlesResponse>, Status> {
+        let request = request(wire::JwtBundlesRequest {});
+        Ok(self.inner.clone().fetch_jwt_bundles(request).await?.into_inner())
     }
 
     /// Asks the broker whether a token is genuine, meant for `audience`, and its task going on.
@@ -174,6 +179,18 @@ impl WorkloadClient {
         let answer = self.inner.clone().validate_jwtsvid(request).await?.into_inner();
         Ok(SpiffeId::parse(&answer.spiffe_id).map_err(|_rule| InvalidSvid::SpiffeId)?)
     }
+}
+
+/// The key sets of one message; a malformed one is left out, and its trust domain with it.
+pub(crate) fn key_sets(message: &wire::JwtBundlesResponse) -> JwkSets {
+    let sets = message.bundles.iter().filter_map(|(id, json)| {
+        let read = svid::trust_domain(id).zip(JwkSet::parse(json).ok());
+        if read.is_none() {
+            tracing::warn!(trust_domain = %id, "key set left out, it is malformed");
+        }
+        read
+    });
+    sets.collect()
 }
 
 /// Every request says that it means to be one: this is what keeps a browser from being talked into it.
