@@ -3,7 +3,9 @@
 use std::{fmt, sync::Arc};
 
 use mayfly_proto::{
-    FILE_DESCRIPTOR_SET, mayfly::v1::revocation_feed_server::RevocationFeedServer,
+    FILE_DESCRIPTOR_SET,
+    envoy::secret::secret_discovery_service_server::SecretDiscoveryServiceServer,
+    mayfly::v1::revocation_feed_server::RevocationFeedServer,
     spiffe::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
 };
 use tonic::service::{Routes, interceptor::InterceptedService};
@@ -15,16 +17,19 @@ use crate::{
     feed::Feed,
     guest::Eyes,
     limits,
+    sds::{Names, Sds},
     workload::{Workload, only_spiffe},
 };
 
 /// The names under which the services stand on the wire; the empty one is the server as a whole.
-const NAMES: [&str; 3] = ["", "SpiffeWorkloadAPI", "mayfly.v1.RevocationFeed"];
+const NAMES: [&str; 4] = ["", "SpiffeWorkloadAPI", SECRETS, "mayfly.v1.RevocationFeed"];
+const SECRETS: &str = "envoy.service.secret.v3.SecretDiscoveryService";
 
 /// The services of a workload socket. Clones share everything, quotas included.
 #[derive(Clone)]
 pub struct Services {
     routes: Routes,
+    remote: Routes,
     health: HealthReporter,
 }
 
@@ -35,7 +40,7 @@ impl fmt::Debug for Services {
 }
 
 impl Services {
-    /// Workload API, revocation feed, health and both generations of reflection.
+    /// Workload API, Envoy's secret discovery, revocation feed, health and both generations of reflection.
     ///
     /// # Errors
     /// If the committed descriptors are broken.
@@ -44,7 +49,10 @@ impl Services {
         eyes: Arc<dyn Eyes>,
         clock: Clock,
     ) -> Result<Self, Error> {
-        let workload = Workload::new(Arc::clone(&desk), eyes, Arc::clone(&clock));
+        let workload = Workload::new(Arc::clone(&desk), eyes, clock);
+        let secrets = SecretDiscoveryServiceServer::new(Sds::new(workload.clone(), Names::default()))
+            .max_decoding_message_size(limits::REQUEST_BYTES_MAX)
+            .max_encoding_message_size(limits::SECRETS_BYTES_MAX);
         let workload = SpiffeWorkloadApiServer::new(workload)
             .max_decoding_message_size(limits::REQUEST_BYTES_MAX)
             .max_encoding_message_size(limits::RESPONSE_BYTES_MAX);
@@ -52,22 +60,31 @@ impl Services {
         for name in NAMES {
             health.set_service_status(name, ServingStatus::Serving).await;
         }
-        let feed = RevocationFeedServer::new(Feed::new(desk, clock))
+        let feed = RevocationFeedServer::new(Feed::new(desk))
             .max_decoding_message_size(limits::REQUEST_BYTES_MAX);
-        // The header is asked for on the Workload API alone: reflection and health clients, and the
-        // feed's own, do not know it.
+        // Nobody from elsewhere is attested here, so nothing is offered that would need it.
+        let remote = Routes::new(feed.clone()).add_service(health_service.clone());
+        // The header is asked for on the Workload API alone: Envoy, reflection and health clients, and
+        // the feed's own, do not know it.
         let routes = Routes::new(InterceptedService::new(workload, only_spiffe))
+            .add_service(secrets)
             .add_service(feed)
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
-        Ok(Self { routes: routes.prepare(), health })
+        Ok(Self { routes: routes.prepare(), remote: remote.prepare(), health })
     }
 
     /// What to hand to [`crate::Doors::open`].
     #[must_use]
     pub fn routes(&self) -> Routes {
         self.routes.clone()
+    }
+
+    /// What to hand to [`crate::Doors::open_port`]: the feed and health, for verifiers elsewhere.
+    #[must_use]
+    pub fn remote_routes(&self) -> Routes {
+        self.remote.clone()
     }
 
     /// Tells health checks that the end is near; said before [`crate::Doors::shut`]. Watchers of health
@@ -85,5 +102,6 @@ fn reflection() -> Builder<'static> {
     Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .with_service_name("SpiffeWorkloadAPI")
+        .with_service_name(SECRETS)
         .with_service_name("mayfly.v1.RevocationFeed")
 }

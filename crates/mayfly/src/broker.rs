@@ -4,6 +4,7 @@
 //! only then serve.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -18,6 +19,7 @@ use tonic::service::Routes;
 use self::{
     inner::Inner,
     opening::{notices, open_keys, open_store, raise_descriptor_limit, with_applied_profiles},
+    ports::{Offer, Ports, Served},
     sockets::keep_sockets,
 };
 use crate::{
@@ -25,11 +27,13 @@ use crate::{
     config::{Config, ConfigError},
     means::Machine,
     office::About,
+    own::Own,
     paths::{DataDirError, Paths},
 };
 
 mod inner;
 mod opening;
+mod ports;
 mod sights;
 mod sockets;
 
@@ -51,6 +55,15 @@ pub enum BrokerError {
     /// A socket.
     #[error(transparent)]
     Listen(#[from] mayfly_serve::ListenError),
+    /// A port's certificate.
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
+    /// The broker's own identity.
+    #[error(transparent)]
+    Own(#[from] crate::own::OwnError),
+    /// A port wants to show an identity that the broker has not.
+    #[error("the broker has no identity to show")]
+    Nobody,
     /// The system gave no thread.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -76,6 +89,7 @@ pub struct Broker {
     doors: Arc<Doors>,
     services: Services,
     running: Running,
+    served: Served,
     workload_socket: PathBuf,
     notices: Vec<String>,
 }
@@ -125,12 +139,14 @@ impl Broker {
         raise_descriptor_limit();
         let opened = open_store(&paths, &options, now).await?;
         let mut notices = notices(&opened.report);
-        if config.public_url.is_some() {
-            let why = "`status.public_url` is set, but nothing is served there by this version";
+        if config.public_url.is_some() && config.http.is_none() {
+            let why =
+                "`status.public_url` is set, but `http` is not: nothing is served there by us";
             notices.push(why.to_owned());
         }
         let config = with_applied_profiles(config, &paths, &mut notices)?;
         let (ring, authority_ttl) = open_keys(&config, &paths, now)?;
+        let ports = Ports::bind(&config)?;
         let about = About {
             trust_domain: config.trust_domain.clone(),
             paths,
@@ -142,7 +158,17 @@ impl Broker {
         let running = Running::default();
         let inner = Inner::start(&config, opened, &ring, (&clock, &running))?;
         let seams = inner.keep(config, ring, &about, (&clock, &running)).await;
-        let services = Services::new(Arc::new(seams.desk), seams.eyes, clock)
+        let own = if ports.need_identity() {
+            let terms = (authority_ttl, ports.federates_with());
+            let own =
+                Own::new((seams.inbox, seams.desk.clone()), seams.policy, clock.clone(), terms)?;
+            let (own, keep) = own.begin(running.stop.clone()).await?;
+            drop(running.tasks.spawn(keep));
+            Some(own)
+        } else {
+            None
+        };
+        let services = Services::new(Arc::new(seams.desk), seams.eyes, Arc::clone(&clock))
             .await
             .map_err(|error| BrokerError::Services(error.to_string()))?;
         let doors = Arc::new(Doors::default());
@@ -157,13 +183,29 @@ impl Broker {
         let workload = Listener::bind(&about.workload_socket, seams.workload_mode)?;
         doors.open(None, workload, services.routes());
         doors.open(None, Listener::bind(&about.paths.admin_socket(), 0o600)?, admin);
-        Ok(Self { doors, services, running, workload_socket: about.workload_socket, notices })
+        let offer = Offer { pages: Routes::default(), streams: services.remote_routes() };
+        let behind = (&clock, &running.tasks, &running.stop);
+        let served = ports.open(&doors, (own, &about.workload_socket), offer, behind).await?;
+        let workload_socket = about.workload_socket;
+        Ok(Self { doors, services, running, served, workload_socket, notices })
     }
 
     /// Where workloads connect.
     #[must_use]
     pub fn workload_socket(&self) -> &Path {
         &self.workload_socket
+    }
+
+    /// Where documents are served over HTTPS, if anywhere.
+    #[must_use]
+    pub const fn http_address(&self) -> Option<SocketAddr> {
+        self.served.pages
+    }
+
+    /// Where verifiers elsewhere follow the feed, if anywhere.
+    #[must_use]
+    pub const fn feed_address(&self) -> Option<SocketAddr> {
+        self.served.streams
     }
 
     /// What was noticed at the start.
@@ -180,8 +222,14 @@ impl Broker {
 
     /// Sends everybody away and writes down what is left to write.
     pub async fn stop(self) {
-        self.services.stop().await;
-        self.doors.shut().await;
-        self.running.stop().await;
+        let Self { doors, services, running, served, .. } = self;
+        services.stop().await;
+        let own = served.close();
+        doors.shut().await;
+        // Ended in order, after those who were told goodbye with it: the next run begins another.
+        if let Some(own) = own {
+            own.end().await;
+        }
+        running.stop().await;
     }
 }

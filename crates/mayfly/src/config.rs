@@ -3,14 +3,25 @@
 //! `RawConfig` is what stands in the file, [`Config`] what it means. Profiles stand in the same file
 //! and are read by `mayfly-policy`, so they are cut out of the document here and left to it.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use mayfly_core::{PolicyEpoch, Span, TrustDomain, limits};
 use mayfly_policy::Profiles;
 use serde::Deserialize;
+
+use self::{
+    federation::RawFederation,
+    ports::{RawBroker, RawHttp},
+};
+pub use self::{
+    federation::{BundleEndpoint, EndpointProfile, Federation},
+    ports::{FeedPort, HttpPort, PortTls},
+};
+
+mod federation;
+mod ports;
+
+pub(crate) use self::federation::url as endpoint_url;
 
 /// What may be wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +62,8 @@ struct RawConfig {
     federation: Vec<RawFederation>,
     #[serde(default)]
     status: RawStatus,
+    http: Option<RawHttp>,
+    broker: Option<RawBroker>,
     // Read by mayfly-policy; named here so that a misspelt key beside it is an error.
     #[serde(default, rename = "profile")]
     _profile: Vec<toml::Table>,
@@ -71,13 +84,6 @@ struct RawAuthority {
     jwt_key_ttl: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawFederation {
-    trust_domain: String,
-    bundle: PathBuf,
-}
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawStatus {
@@ -91,15 +97,6 @@ pub enum KeyStorage {
     Disk,
     /// In memory; a restart makes new ones and every SVID has to be fetched again.
     Memory,
-}
-
-/// A foreign trust domain and the file with its bundle.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Federation {
-    /// Whose bundle.
-    pub trust_domain: TrustDomain,
-    /// A SPIFFE bundle document (JSON) or PEM certificates.
-    pub bundle: PathBuf,
 }
 
 /// A configuration that holds together.
@@ -121,6 +118,10 @@ pub struct Config {
     pub federation: Vec<Federation>,
     /// Where status lists are published, if anywhere.
     pub public_url: Option<String>,
+    /// Where documents are served over HTTPS, if anywhere.
+    pub http: Option<HttpPort>,
+    /// Where the feed is served to verifiers elsewhere, if anywhere.
+    pub feed_port: Option<FeedPort>,
     /// The first edition of the profiles.
     pub profiles: Profiles,
 }
@@ -144,6 +145,8 @@ impl Config {
             jwt_key_ttl: CA_TTL_DEFAULT,
             federation: Vec::new(),
             public_url: None,
+            http: None,
+            feed_port: None,
             profiles: Profiles::dev(uid).at_epoch(FIRST_EPOCH),
         })
     }
@@ -183,14 +186,19 @@ impl Config {
             parse_profiles(text, &built_in.trust_domain, FIRST_EPOCH)?
         };
         let socket = raw.workload.socket.map(|socket| base.join(socket));
+        let federation = federation::read(raw.federation, &built_in.trust_domain, base)?;
+        let partners: Vec<_> = federation.iter().map(|entry| &entry.trust_domain).collect();
+        let feed_port = raw.broker.map(|broker| broker.read(&partners)).transpose()?;
         Ok(Self {
             workload_socket: socket.unwrap_or(built_in.workload_socket),
             workload_mode: raw.workload.mode.map_or(Ok(built_in.workload_mode), |m| mode(&m))?,
             key_storage: key_storage(raw.authority.storage.as_deref())?,
             ca_ttl: ttl("authority.ca_ttl", raw.authority.ca_ttl.as_deref())?,
             jwt_key_ttl: ttl("authority.jwt_key_ttl", raw.authority.jwt_key_ttl.as_deref())?,
-            federation: federation(raw.federation, &built_in.trust_domain, base)?,
+            federation,
             public_url: raw.status.public_url,
+            http: raw.http.map(|http| http.read(base)).transpose()?,
+            feed_port,
             trust_domain: built_in.trust_domain,
             profiles,
         })
@@ -240,22 +248,4 @@ fn ttl(key: &str, text: Option<&str>) -> Result<Span, ConfigError> {
         return Err(value(key, format!("has to be at least {}", limits::CREDENTIAL_TTL_MIN)));
     }
     Ok(span)
-}
-
-fn federation(
-    raw: Vec<RawFederation>,
-    own: &TrustDomain,
-    base: &Path,
-) -> Result<Vec<Federation>, ConfigError> {
-    let mut seen = BTreeSet::from([own.clone()]);
-    raw.into_iter()
-        .map(|entry| {
-            let trust_domain = domain("federation.trust_domain", &entry.trust_domain)?;
-            if !seen.insert(trust_domain.clone()) {
-                let rule = format!("names `{trust_domain}` twice, or the own trust domain");
-                return Err(value("federation.trust_domain", rule));
-            }
-            Ok(Federation { trust_domain, bundle: base.join(entry.bundle) })
-        })
-        .collect()
 }

@@ -1,119 +1,85 @@
-//! Bundles of foreign trust domains, from files that somebody else keeps up to date.
+//! Bundles of foreign trust domains: from files that somebody else keeps up to date, and from bundle
+//! endpoints (SPIFFE Federation).
 //!
-//! A file is read again when it changes. A file that cannot be read or understood leaves the bundle
-//! that was there before in force and says so: an operator's slip must not cut off a whole domain.
-//! To withdraw a domain, remove it from the configuration.
+//! Both come to the same place. What an endpoint gave is kept as a file in the data directory, so that
+//! a restart has it, and files are read again when they change. A file that cannot be read or
+//! understood leaves the bundle that was there before in force and says so: an operator's slip must not
+//! cut off a whole domain. To withdraw a domain, remove it from the configuration; what was fetched for it
+//! is removed with it.
 
-use std::{collections::BTreeMap, path::Path, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use mayfly_core::TrustDomain;
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
-use serde_json::{Value, json};
 
 use crate::config::Federation;
 
-/// Largest bundle file that is read, in bytes; clients take messages of 4 MiB.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+mod document;
+mod fetch;
+mod poll;
 
-/// Why a bundle file is not used.
-#[derive(Debug, thiserror::Error)]
-pub enum BundleError {
-    /// It cannot be read.
-    #[error("it cannot be read: {0}")]
-    Unreadable(#[from] std::io::Error),
-    /// It is too long.
-    #[error("it is longer than 1 MiB")]
-    TooLong,
-    /// It is neither a SPIFFE bundle nor PEM.
-    #[error("it is neither a spiffe bundle document nor pem certificates: {0}")]
-    Malformed(String),
-    /// It has no key at all.
-    #[error("it holds no key")]
-    Empty,
+pub use document::{BUNDLE_BYTES_MAX, BundleError, ForeignBundle};
+pub use fetch::FetchError;
+pub use poll::Poller;
+
+/// Where the bundle that an endpoint gave for `domain` is kept.
+#[must_use]
+pub fn fetched(dir: &Path, domain: &TrustDomain) -> PathBuf {
+    dir.join(format!("{domain}.json"))
 }
 
-/// What one trust domain's file says.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct ForeignBundle {
-    /// Concatenated DER certificates; empty when the file has none.
-    pub x509: Vec<u8>,
-    /// A JWK Set of JWT keys alone; empty when the file has none.
-    pub jwks: Vec<u8>,
-}
-
-impl ForeignBundle {
-    /// Reads a SPIFFE bundle document (SPIFFE Trust Domain and Bundle §4) or PEM certificates.
-    ///
-    /// # Errors
-    /// [`BundleError`] says what is wrong with it.
-    pub fn parse(text: &[u8]) -> Result<Self, BundleError> {
-        let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
-        if first == Some(&b'{') { Self::parse_json(text) } else { Self::parse_pem(text) }
-    }
-
-    fn or_empty(self) -> Result<Self, BundleError> {
-        let is_empty = self.x509.is_empty() && self.jwks.is_empty();
-        if is_empty { Err(BundleError::Empty) } else { Ok(self) }
-    }
-
-    fn parse_pem(text: &[u8]) -> Result<Self, BundleError> {
-        let mut x509 = Vec::new();
-        for certificate in CertificateDer::pem_slice_iter(text) {
-            let certificate = certificate.map_err(|e| BundleError::Malformed(e.to_string()))?;
-            x509.extend_from_slice(&certificate);
-        }
-        Self { x509, jwks: Vec::new() }.or_empty()
-    }
-
-    fn parse_json(text: &[u8]) -> Result<Self, BundleError> {
-        let malformed = |why: &str| BundleError::Malformed(why.to_owned());
-        let document: Value =
-            serde_json::from_slice(text).map_err(|e| BundleError::Malformed(e.to_string()))?;
-        let keys = document.get("keys").and_then(Value::as_array);
-        let keys = keys.ok_or_else(|| malformed("`keys` is missing"))?;
-        let used_for =
-            |key: &Value, what: &str| key.get("use").and_then(Value::as_str) == Some(what);
-        // §4.1.3: no keys at all is the withdrawal of all keys, and not a slip.
-        if keys.is_empty() {
-            return Ok(Self::default());
-        }
-        let mut x509 = Vec::new();
-        for key in keys.iter().filter(|key| used_for(key, "x509-svid")) {
-            let chain = key.get("x5c").and_then(Value::as_array);
-            // §4.2: an entry without a certificate is ignored, and so is every one after the first.
-            let Some(der) = chain.and_then(|chain| chain.first()).and_then(Value::as_str) else {
-                continue;
-            };
-            let der = BASE64_STANDARD.decode(der);
-            x509.extend(der.map_err(|_not_base64| malformed("an `x5c` is not base64"))?);
-        }
-        // An unknown kind of key would make some clients drop the whole set.
-        let known = |key: &Value| {
-            matches!(key.get("kty").and_then(Value::as_str), Some("EC" | "RSA"))
-                && key.get("kid").and_then(Value::as_str).is_some_and(|kid| !kid.is_empty())
-        };
-        let jwt = keys.iter().filter(|key| used_for(key, "jwt-svid") && known(key));
-        let jwt: Vec<_> = jwt.collect();
-        let jwks =
-            if jwt.is_empty() { Vec::new() } else { json!({ "keys": jwt }).to_string().into() };
-        Self { x509, jwks }.or_empty()
-    }
-}
-
-/// All foreign bundles, and when their files were last seen to change.
+/// All foreign bundles, and where they come from.
 #[derive(Debug)]
 pub struct Federations {
-    entries: Vec<Federation>,
-    seen: BTreeMap<TrustDomain, (SystemTime, u64)>,
+    entries: Vec<Entry>,
     bundles: BTreeMap<TrustDomain, ForeignBundle>,
 }
 
+#[derive(Debug)]
+struct Entry {
+    trust_domain: TrustDomain,
+    /// What the operator told.
+    told: Option<Source>,
+    /// What its endpoint gave.
+    fetched: Option<Source>,
+}
+
+/// A file, and what it said when it could be understood last.
+#[derive(Debug)]
+struct Source {
+    path: PathBuf,
+    seen: Option<Stamp>,
+    bundle: Option<ForeignBundle>,
+}
+
+/// What changes when a file does; the default is that of no file.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    bytes: u64,
+}
+
 impl Federations {
-    /// Nothing is read yet; call [`Self::reload`].
+    /// Nothing is read yet; call [`Self::reload`]. What endpoints give is kept in `dir`, where what is
+    /// left of relations that are over is removed.
     #[must_use]
-    pub const fn new(entries: Vec<Federation>) -> Self {
-        Self { entries, seen: BTreeMap::new(), bundles: BTreeMap::new() }
+    pub fn new(entries: &[Federation], dir: &Path) -> Self {
+        let entries = entries.iter().map(|entry| Entry {
+            trust_domain: entry.trust_domain.clone(),
+            told: entry.bundle.clone().map(Source::new),
+            fetched: entry
+                .endpoint
+                .as_ref()
+                .map(|_| Source::new(fetched(dir, &entry.trust_domain))),
+        });
+        let federations = Self { entries: entries.collect(), bundles: BTreeMap::new() };
+        if let Err(error) = federations.remove_others(dir) {
+            tracing::error!(%error, "bundles of former partners could not be removed");
+        }
+        federations
     }
 
     /// The bundles in force.
@@ -125,76 +91,159 @@ impl Federations {
     /// Reads the files that have changed; `true` if a bundle did.
     pub fn reload(&mut self) -> bool {
         let mut changed = false;
-        for entry in &self.entries {
+        for entry in &mut self.entries {
             let domain = &entry.trust_domain;
-            let stamp = std::fs::metadata(&entry.bundle)
-                .and_then(|meta| Ok((meta.modified()?, meta.len())))
-                .unwrap_or((SystemTime::UNIX_EPOCH, 0));
-            if self.seen.insert(domain.clone(), stamp) == Some(stamp) {
+            let sources = [&mut entry.told, &mut entry.fetched].into_iter().flatten();
+            let news =
+                sources.map(|source| source.reload(domain)).fold(false, |any, one| any | one);
+            if !news {
                 continue;
             }
-            match read(&entry.bundle) {
-                Ok(bundle) if self.bundles.get(domain) == Some(&bundle) => {}
-                Ok(bundle) => {
-                    tracing::info!(trust_domain = %domain, "federated bundle loaded");
-                    self.bundles.insert(domain.clone(), bundle);
-                    changed = true;
-                }
-                Err(error) => {
-                    let path = entry.bundle.display();
-                    tracing::error!(trust_domain = %domain, %path, %error, "federated bundle not used");
-                }
+            let Some(bundle) = entry.in_force() else { continue };
+            if self.bundles.get(domain) != Some(bundle) {
+                tracing::info!(trust_domain = %domain, "federated bundle loaded");
+                self.bundles.insert(domain.clone(), bundle.clone());
+                changed = true;
             }
         }
         changed
     }
+
+    /// Ending a relation is deleting what was kept for it (SPIFFE Federation §6.3).
+    fn remove_others(&self, dir: &Path) -> std::io::Result<()> {
+        let listed = match std::fs::read_dir(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            listed => listed?,
+        };
+        let kept = |path: &Path| {
+            self.entries.iter().filter_map(|e| e.fetched.as_ref()).any(|source| source.path == path)
+        };
+        for file in listed {
+            let path = file?.path();
+            if !kept(&path) {
+                std::fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
 }
 
-fn read(path: &Path) -> Result<ForeignBundle, BundleError> {
-    if std::fs::metadata(path)?.len() > FILE_BYTES_MAX {
-        return Err(BundleError::TooLong);
+impl Entry {
+    /// What was fetched, unless what was told is a later edition: then the operator has begun anew.
+    fn in_force(&self) -> Option<&ForeignBundle> {
+        let told = self.told.as_ref().and_then(|source| source.bundle.as_ref());
+        let fetched = self.fetched.as_ref().and_then(|source| source.bundle.as_ref());
+        match (told, fetched) {
+            (Some(told), Some(fetched)) if fetched.is_older_than(told) => Some(told),
+            (told, fetched) => fetched.or(told),
+        }
     }
-    ForeignBundle::parse(&std::fs::read(path)?)
+}
+
+impl Source {
+    const fn new(path: PathBuf) -> Self {
+        Self { path, seen: None, bundle: None }
+    }
+
+    /// Reads the file if it has changed; `true` if it says something else.
+    fn reload(&mut self, domain: &TrustDomain) -> bool {
+        let stamp = std::fs::metadata(&self.path).map_or_else(
+            |_absent| Stamp::default(),
+            |meta| Stamp { modified: meta.modified().ok(), bytes: meta.len() },
+        );
+        if self.seen.replace(stamp) == Some(stamp) {
+            return false;
+        }
+        match ForeignBundle::read(&self.path) {
+            Ok(bundle) => {
+                let changed = self.bundle.as_ref() != Some(&bundle);
+                self.bundle = Some(bundle);
+                changed
+            }
+            Err(error) => {
+                let path = self.path.display();
+                tracing::error!(trust_domain = %domain, %path, %error, "federated bundle not used");
+                false
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_bundle_document_is_split_by_use() {
-        let document = br#"{"keys":[
-            {"use":"x509-svid","kty":"EC","x5c":["AQID","BAUG"]},
-            {"use":"x509-svid","kty":"EC","x5c":[]},
-            {"use":"jwt-svid","kty":"EC","kid":"a"},
-            {"use":"jwt-svid","kty":"OKP","kid":"b"},
-            {"kty":"EC","kid":"c"}],"spiffe_sequence":1}"#;
-        let bundle = ForeignBundle::parse(document).unwrap();
-        assert_eq!(bundle.x509, [1, 2, 3]);
-        let jwks: Value = serde_json::from_slice(&bundle.jwks).unwrap();
-        assert_eq!(jwks["keys"].as_array().map(Vec::len), Some(1));
+    fn other() -> TrustDomain {
+        TrustDomain::parse("other.org").unwrap()
     }
 
-    #[test]
-    fn point_65_no_keys_at_all_withdraw_the_domain() {
-        assert_eq!(ForeignBundle::parse(br#"{"keys":[]}"#).unwrap(), ForeignBundle::default());
-        assert!(matches!(ForeignBundle::parse(b""), Err(BundleError::Empty)));
+    fn entry(told: Option<PathBuf>, fetched: bool) -> Federation {
+        let endpoint = fetched.then(|| crate::config::BundleEndpoint {
+            url: "https://other.org/".parse().unwrap(),
+            profile: crate::config::EndpointProfile::HttpsWeb { ca: None },
+        });
+        Federation { trust_domain: other(), bundle: told, endpoint }
+    }
+
+    fn edition(sequence: u64) -> String {
+        let key = format!(r#"{{"use":"jwt-svid","kty":"EC","kid":"of-{sequence}"}}"#);
+        format!(r#"{{"keys":[{key}],"spiffe_sequence":{sequence}}}"#)
+    }
+
+    fn in_force(federations: &Federations) -> Option<u64> {
+        federations.bundles().get(&other()).and_then(|bundle| bundle.sequence)
     }
 
     #[test]
     fn a_broken_file_leaves_the_bundle_that_was_there() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bundle.json");
-        let entry = Federation {
-            trust_domain: TrustDomain::parse("other.org").unwrap(),
-            bundle: path.clone(),
-        };
-        let mut federations = Federations::new(vec![entry]);
+        let entries = [entry(Some(path.clone()), false)];
+        let mut federations = Federations::new(&entries, &dir.path().join("none"));
         assert!(!federations.reload());
         std::fs::write(&path, r#"{"keys":[{"use":"jwt-svid","kty":"EC","kid":"a"}]}"#).unwrap();
         assert!(federations.reload());
         std::fs::write(&path, "{").unwrap();
         assert!(!federations.reload());
         assert_eq!(federations.bundles().len(), 1);
+    }
+
+    #[test]
+    fn point_83_what_was_fetched_goes_before_what_was_told_unless_it_is_older() {
+        let dir = tempfile::tempdir().unwrap();
+        let (told, kept) = (dir.path().join("told.json"), dir.path().join("kept"));
+        std::fs::create_dir(&kept).unwrap();
+        let entries = [entry(Some(told.clone()), true)];
+        let mut federations = Federations::new(&entries, &kept);
+        std::fs::write(&told, edition(5)).unwrap();
+        assert!(federations.reload());
+        assert_eq!(in_force(&federations), Some(5));
+        std::fs::write(fetched(&kept, &other()), edition(70)).unwrap();
+        assert!(federations.reload());
+        assert_eq!(in_force(&federations), Some(70));
+        std::fs::write(&told, edition(800)).unwrap();
+        assert!(federations.reload());
+        assert_eq!(in_force(&federations), Some(800));
+    }
+
+    #[test]
+    fn point_85_what_was_fetched_is_there_after_a_restart() {
+        let kept = tempfile::tempdir().unwrap();
+        std::fs::write(fetched(kept.path(), &other()), edition(7)).unwrap();
+        let mut federations = Federations::new(&[entry(None, true)], kept.path());
+        assert!(federations.reload());
+        assert_eq!(in_force(&federations), Some(7));
+    }
+
+    #[test]
+    fn point_86_what_was_fetched_goes_with_its_relation() {
+        let kept = tempfile::tempdir().unwrap();
+        let file = fetched(kept.path(), &other());
+        std::fs::write(&file, edition(7)).unwrap();
+        // The same domain by file alone: what its endpoint gave is not used for it either.
+        let mut federations =
+            Federations::new(&[entry(Some(kept.path().join("../absent")), false)], kept.path());
+        assert!(!file.exists());
+        assert!(!federations.reload());
     }
 }

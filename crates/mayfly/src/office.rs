@@ -24,7 +24,7 @@ use crate::{
     desk::Policy,
     driver::{Inbox, No},
     means::SocketOrder,
-    paths::Paths,
+    paths::{Paths, write_private},
 };
 
 /// See the module. Cheap to share.
@@ -329,18 +329,6 @@ impl Office for LocalOffice {
         let office = self.clone();
         Box::pin(async move { Self::diagnose(&office, peer, pid).await })
     }
-}
-
-/// Replaces a file that only its owner may read, durably and whole.
-fn write_private(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
-    let temporary = path.with_extension("tmp");
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
 }
 
 fn holder(wish: HolderWish) -> Result<Holder, Refusal> {

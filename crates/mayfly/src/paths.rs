@@ -92,6 +92,12 @@ impl Paths {
         self.0.join("crl")
     }
 
+    /// What bundle endpoints gave, one file per foreign trust domain.
+    #[must_use]
+    pub fn bundles(&self) -> PathBuf {
+        self.0.join("bundles")
+    }
+
     /// The log, as `mayfly-store` lays it out.
     #[must_use]
     pub fn log(&self) -> PathBuf {
@@ -103,4 +109,16 @@ impl Paths {
     pub fn task_socket(&self, task: TaskId) -> PathBuf {
         self.0.join("tasks").join(task.to_string()).join("workload.sock")
     }
+}
+
+/// Replaces a file that only its owner may read, durably and whole.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
+    let temporary = path.with_extension("tmp");
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
 }

@@ -3,8 +3,11 @@
 
 use std::path::Path;
 
-use mayfly::config::{Config, ConfigError, Federation, KeyStorage};
-use mayfly_core::{Binding, Span, TrustDomain};
+use mayfly::config::{
+    BundleEndpoint, Config, ConfigError, EndpointProfile, Federation, FeedPort, HttpPort,
+    KeyStorage, PortTls,
+};
+use mayfly_core::{Binding, Span, SpiffeId, TrustDomain};
 
 /// The reference configuration, which documents every key.
 const REFERENCE: &str = include_str!("../../../deploy/mayfly.toml");
@@ -22,8 +25,10 @@ fn the_reference_configuration_means_what_its_comments_say() {
     assert_eq!((config.ca_ttl, config.jwt_key_ttl), (HOURS_24, HOURS_24));
     assert_eq!(config.public_url, None);
     let partner = TrustDomain::parse("partner.example").expect("a trust domain");
-    let bundle = Path::new("/etc/mayfly/partner.json").to_owned();
-    assert_eq!(config.federation, [Federation { trust_domain: partner.clone(), bundle }]);
+    let bundle = Some(Path::new("/etc/mayfly/partner.json").to_owned());
+    let partners = [Federation { trust_domain: partner.clone(), bundle, endpoint: None }];
+    assert_eq!(config.federation, partners);
+    assert_eq!((config.http, config.feed_port), (None, None), "no port is open by itself");
     let names: Vec<_> = config.profiles.names().collect();
     assert_eq!(names, ["web", "job", "sandbox"]);
     let web = config.profiles.terms("web").expect("it is there");
@@ -57,6 +62,109 @@ fn the_key_that_the_reference_leaves_out_can_be_taken_as_it_stands() {
     assert_eq!(config.public_url.as_deref(), Some("https://mayfly.example.org"));
 }
 
+/// Takes the `# ` away from every line of the reference that is a key or a table when it is gone.
+fn uncommented(whole: &str) -> String {
+    let key = |line: &str| {
+        line.starts_with('[')
+            || line.split_once(" = ").is_some_and(|(key, _)| {
+                !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+            })
+    };
+    let line = |line: &str| match line.strip_prefix("# ") {
+        Some(bare) if key(bare) => format!("{bare}\n"),
+        _ => format!("{line}\n"),
+    };
+    whole.lines().map(line).collect()
+}
+
+#[test]
+fn the_ports_and_endpoints_that_the_reference_leaves_out_can_be_taken_as_they_stand() {
+    let config = parse(&uncommented(REFERENCE)).expect("it is still good");
+    let listen = "0.0.0.0:8443".parse().expect("an address");
+    assert_eq!(config.http, Some(HttpPort { listen, tls: PortTls::Spiffe }));
+    let listen = "0.0.0.0:8444".parse().expect("an address");
+    let partner = TrustDomain::parse("partner.example").expect("a trust domain");
+    assert_eq!(config.feed_port, Some(FeedPort { listen, federates_with: vec![partner] }));
+    let endpoint = config.federation.first().and_then(|entry| entry.endpoint.clone());
+    let id = SpiffeId::parse("spiffe://partner.example/mayfly/broker").expect("an id");
+    let url = "https://mayfly.partner.example:8443/bundle".parse().expect("a url");
+    let profile = EndpointProfile::HttpsSpiffe { id };
+    assert_eq!(endpoint, Some(BundleEndpoint { url, profile }));
+}
+
+#[test]
+fn a_port_shows_the_brokers_own_svid_or_what_is_in_files() {
+    let text = "[http]\nlisten = \"[::1]:1\"\ntls = { cert = \"c.pem\", key = \"/k.pem\" }";
+    let http = parse(text).expect("a good file").http.expect("a port");
+    let (cert, key) = (Path::new("/etc/mayfly/c.pem").into(), Path::new("/k.pem").into());
+    assert_eq!(http.tls, PortTls::Files { cert, key });
+    const TLS: &str = "`http.tls` has to be \"spiffe\" or { cert = \"FILE\", key = \"FILE\" }";
+    const LISTEN: &str = "has to be an IP address and a port such as";
+    for (port, wanted) in [
+        ("[http]\nlisten = \"[::1]:1\"\ntls = \"none\"", TLS),
+        ("[http]\nlisten = \"[::1]:1\"\ntls = { cert = \"c\" }", TLS),
+        ("[http]\nlisten = \"[::1]:1\"\ntls = { cert = \"c\", key = 1 }", TLS),
+        ("[http]\nlisten = \"[::1]:1\"\ntls = { cert = \"c\", key = \"k\", ca = \"x\" }", TLS),
+        ("[http]\nlisten = \"[::1]:1\"", "missing field `tls`"),
+        ("[http]\nlisten = \"localhost:1\"\ntls = \"spiffe\"", LISTEN),
+        ("[http]\nlisten = \"127.0.0.1\"\ntls = \"spiffe\"", LISTEN),
+        ("[http]\nlisten = \"127.0.0.1:1\"\ntls = \"spiffe\"\nx = 1", "unknown field `x`"),
+        ("[broker]\nlisten = \"8443\"", LISTEN),
+        ("[broker]\nlisten = \"127.0.0.1:1\"\nfederates_with = [\"b.c\"]", "no [[federation]]"),
+    ] {
+        let told = refusal(port);
+        assert!(told.contains(wanted), "{port:?}\nsays   {told}\nwanted {wanted}");
+    }
+}
+
+#[test]
+fn point_86_an_endpoint_is_told_whole_and_nothing_of_it_is_guessed() {
+    let with = |endpoint: &str| {
+        format!(
+            "[[federation]]\ntrust_domain = \"b.c\"\nbundle = \"b.json\"\nbundle_endpoint = {endpoint}"
+        )
+    };
+    let good = parse(&with(
+        "{ url = \"https://elsewhere.org/x\", profile = \"https_web\", ca = \"r.pem\" }",
+    ));
+    let entry = good.expect("a good file").federation.pop().expect("an entry");
+    let profile = entry.endpoint.expect("an endpoint").profile;
+    let ca = Some(Path::new("/etc/mayfly/r.pem").into());
+    assert_eq!(profile, EndpointProfile::HttpsWeb { ca });
+    let spiffe =
+        |id: &str| format!("{{ url = \"https://b.c/\", profile = {{ https_spiffe = \"{id}\" }} }}");
+    assert!(parse(&with(&spiffe("spiffe://b.c/endpoint"))).is_ok());
+    assert!(parse(&with(&spiffe("spiffe://example.org/endpoint"))).is_ok(), "our own may vouch");
+    for (endpoint, wanted) in [
+        ("{ profile = \"https_web\" }", "missing field `url`"),
+        ("{ url = \"https://b.c/\" }", "missing field `profile`"),
+        ("{ url = \"http://b.c/\", profile = \"https_web\" }", "has to begin with `https://`"),
+        ("{ url = \"https://u:p@b.c/\", profile = \"https_web\" }", "neither user nor password"),
+        ("{ url = \"https://\", profile = \"https_web\" }", "is not a URL"),
+        ("{ url = \"https://b.c/\", profile = \"web\" }", "has to be \"https_web\" or"),
+        (&spiffe("b.c/x"), "is not a SPIFFE ID"),
+        (&spiffe("spiffe://b.c"), "names a trust domain, not a server"),
+        (&spiffe("spiffe://stranger.org/x"), "has to be the own trust domain or another entry"),
+        (
+            "{ url = \"https://b.c/\", profile = { https_spiffe = \"spiffe://b.c/x\" }, ca = \"r\" }",
+            "is for the profile \"https_web\" alone",
+        ),
+    ] {
+        let told = refusal(&with(endpoint));
+        assert!(told.contains(wanted), "{endpoint}\nsays   {told}\nwanted {wanted}");
+    }
+    let without = with(&spiffe("spiffe://b.c/x")).replace("bundle = \"b.json\"\n", "");
+    assert!(refusal(&without).contains("a `bundle` to begin with has to be told"));
+}
+
+#[test]
+fn the_brokers_own_profile_cannot_be_defined() {
+    let named = PROFILE.replace("name = \"a\"", "name = \"mayfly\"");
+    assert!(refusal(&named).contains("`mayfly` is the broker's own profile"));
+    let placed = PROFILE.replace("\"/a\"", "\"/mayfly/broker\"");
+    assert!(refusal(&placed).contains("`/mayfly/broker` belongs to the broker itself"));
+}
+
 #[test]
 fn a_file_that_says_nothing_means_what_no_file_means() {
     let config = parse("").expect("nothing is fine");
@@ -88,8 +196,8 @@ fn a_relative_path_starts_at_the_files_own_folder() {
                 bundle = \"b.pem\"";
     let config = parse(text).expect("a good file");
     assert_eq!(config.workload_socket, Path::new("/etc/mayfly/run/w.sock"));
-    let bundles: Vec<_> = config.federation.iter().map(|one| one.bundle.as_path()).collect();
-    assert_eq!(bundles, [Path::new("/etc/mayfly/b.pem")]);
+    let bundles: Vec<_> = config.federation.iter().map(|one| one.bundle.as_deref()).collect();
+    assert_eq!(bundles, [Some(Path::new("/etc/mayfly/b.pem"))]);
 }
 
 #[test]
@@ -140,7 +248,10 @@ fn every_unknown_missing_or_mistyped_key_is_named() {
         ("[authority]\nca_ttl = 86400", "invalid type: integer"),
         ("[status]\nurl = \"https://a.b\"", "unknown field `url`"),
         ("[[federation]]\nbundle = \"b\"", "missing field `trust_domain`"),
-        ("[[federation]]\ntrust_domain = \"b.c\"", "missing field `bundle`"),
+        (
+            "[[federation]]\ntrust_domain = \"b.c\"",
+            "needs a `bundle`, a `bundle_endpoint`, or both",
+        ),
         ("[federation]\ntrust_domain = \"b.c\"\nbundle = \"b\"", "invalid type: map"),
         ("[profile]\nname = \"a\"", "invalid type: map"),
         ("trust_domain = \"a.b\"\ntrust_domain = \"a.b\"", "duplicate key"),

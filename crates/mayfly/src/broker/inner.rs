@@ -4,7 +4,11 @@ use std::sync::{Arc, PoisonError, atomic::AtomicBool};
 
 use mayfly_attest::{CollectOptions, Collector, Watcher};
 use mayfly_core::{Event, Holder, Registrar, Shard, Span, registrar::Charter};
-use mayfly_serve::{Eyes, LocalEyes, desk::Bundles};
+use mayfly_serve::{
+    Eyes, LocalEyes,
+    desk::Bundles,
+    feed::hub::{self, Hub},
+};
 use mayfly_sign::{KeyPool, KeyRing};
 use mayfly_store::{Committed, Committer};
 use tokio::sync::{Notify, mpsc, watch};
@@ -15,14 +19,15 @@ use super::{
     sights::{eyes, reconcile, report_sightings},
 };
 use crate::{
-    clock::Clock,
+    clock::{self, Clock},
     config::Config,
     desk::{LocalDesk, Policy},
     driver::{Driver, Inbox, Message},
-    federation::Federations,
+    federation::{Federations, Poller},
     keeper::Keeper,
     means::{Machine, SocketOrder},
     office::{About, LocalOffice},
+    seal::FeedSeal,
     signers::{Keys, Signers},
     svids::Svids,
 };
@@ -44,6 +49,8 @@ pub(super) struct Inner {
     crl: Arc<Notify>,
     lineage: Arc<AtomicBool>,
     svids: Arc<Svids>,
+    feed: Arc<Hub>,
+    bundles: watch::Sender<Arc<Bundles>>,
     sockets: mpsc::WeakSender<SocketOrder>,
     socket_orders: mpsc::Receiver<SocketOrder>,
 }
@@ -55,6 +62,8 @@ pub(super) struct Seams {
     pub(super) eyes: Arc<dyn Eyes>,
     pub(super) socket_orders: mpsc::Receiver<SocketOrder>,
     pub(super) workload_mode: u32,
+    pub(super) inbox: Inbox,
+    pub(super) policy: Arc<Policy>,
 }
 
 impl Inner {
@@ -71,6 +80,7 @@ impl Inner {
             policy_epoch: config.profiles.epoch(),
         };
         let mut registrar = Registrar::replay(charter, Some(opened.snapshot), []);
+        let revoked = registrar.revocations().clone();
         let gone = vanished_profiles(&registrar, &config.profiles);
         let epoch = config.profiles.epoch();
         registrar.handle(now, Event::PolicyChanged { epoch, gone });
@@ -87,6 +97,13 @@ impl Inner {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let crl = Arc::new(Notify::new());
         let svids = Arc::new(Svids::default());
+        let (bundles, bundles_seen) = watch::channel(Arc::new(Bundles::default()));
+        let seal = FeedSeal {
+            keys: Arc::clone(&keys),
+            bundles: bundles_seen,
+            trust_domain: config.trust_domain.clone(),
+        };
+        let feed = start_feed(revoked, seal, (clock, running));
         let (orders, socket_orders) = mpsc::channel(SOCKET_ORDERS_MAX);
         let sockets = orders.downgrade();
         let means = Machine {
@@ -94,6 +111,7 @@ impl Inner {
             store: opened.store,
             signers: Signers::start(threads, &keys, &inbox)?,
             watcher,
+            feed: Arc::clone(&feed),
             crl: Arc::clone(&crl),
             sockets: orders,
             lineage: Arc::clone(&lineage),
@@ -110,7 +128,7 @@ impl Inner {
         *running.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some(driver);
         let report = report_sightings(sightings, inbox.clone(), running.stop.clone());
         drop(running.tasks.spawn(report));
-        Ok(Self { inbox, keys, crl, lineage, svids, sockets, socket_orders })
+        Ok(Self { inbox, keys, crl, lineage, svids, feed, bundles, sockets, socket_orders })
     }
 
     /// Publishes bundles, starts what acts by the clock, and puts desk and office in front.
@@ -121,12 +139,12 @@ impl Inner {
         about: &About,
         (clock, running): (&Clock, &Running),
     ) -> Seams {
-        let (bundles, bundles_seen) = watch::channel(Arc::new(Bundles::default()));
+        let (bundles, bundles_seen) = (self.bundles.clone(), self.bundles.subscribe());
         let (authorities, authorities_seen) = watch::channel(Vec::new());
         let mut keeper = Keeper {
             ring,
             keys: self.keys,
-            federations: Federations::new(config.federation),
+            federations: Federations::new(&config.federation, &about.paths.bundles()),
             bundles,
             authorities,
             crl: self.crl,
@@ -136,6 +154,12 @@ impl Inner {
         };
         keeper.prepare().await;
         drop(running.tasks.spawn(keeper.run(running.stop.clone())));
+        for entry in &config.federation {
+            let poller = Poller::new(entry, &about.paths.bundles(), bundles_seen.clone());
+            if let Some(poller) = poller {
+                drop(running.tasks.spawn(poller.run(running.stop.clone())));
+            }
+        }
         let policy = Arc::new(Policy::new(config.profiles));
         let everything = Arc::new(CollectOptions::default);
         let all_seeing =
@@ -151,16 +175,35 @@ impl Inner {
             office,
             eyes: eyes(&policy, self.lineage, clock),
             desk: LocalDesk::new(
-                (self.inbox, Arc::clone(clock)),
-                policy,
-                bundles_seen,
+                (self.inbox.clone(), Arc::clone(clock)),
+                Arc::clone(&policy),
+                (bundles_seen, self.feed),
                 config.trust_domain,
                 self.svids,
             ),
             socket_orders: self.socket_orders,
             workload_mode: config.workload_mode,
+            inbox: self.inbox,
+            policy,
         }
     }
+}
+
+/// Begins the feed with what was revoked before.
+fn start_feed(
+    revoked: mayfly_core::RevocationSet,
+    seal: FeedSeal,
+    (clock, running): (&Clock, &Running),
+) -> Arc<Hub> {
+    let means = hub::Means {
+        seal: Arc::new(seal),
+        steady: clock::steady(clock()),
+        wall: Arc::clone(clock),
+    };
+    let feed = Hub::new(revoked, means);
+    let (hub, stop) = (Arc::clone(&feed), running.stop.clone());
+    drop(running.tasks.spawn(async move { hub.run(stop).await }));
+    feed
 }
 
 fn start_committer(

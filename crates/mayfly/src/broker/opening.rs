@@ -70,6 +70,8 @@ pub(super) fn vanished_profiles(
 ) -> Vec<String> {
     let live = registrar.tasks().filter(|task| !task.state.is_ended());
     let names = live.map(|task| &task.terms.profile);
+    // The broker's own stands in no edition and ends with its process, like the one of the last run.
+    let names = names.filter(|name| *name != mayfly_policy::own::PROFILE);
     let gone: BTreeSet<_> = names.filter(|name| profiles.find(name).is_none()).cloned().collect();
     gone.into_iter().collect()
 }

@@ -1,0 +1,122 @@
+//! The ports, of which there are none unless the configuration names them.
+//!
+//! They are bound and their certificates read before anything is decided or written, so that a start that
+//! cannot succeed fails at once and changes nothing; they are served last, when everything behind them
+//! is there.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use mayfly_core::TrustDomain;
+use mayfly_serve::{Doors, Manner, Port};
+use mayfly_verify::{Authorize, Endpoint, Follower, Party, Patience};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::service::Routes;
+
+use super::BrokerError;
+use crate::{
+    clock::Clock,
+    config::{Config, PortTls},
+    own::OwnIdentity,
+    tls::{self, Acceptor, Files},
+};
+
+/// What is bound and not served yet.
+pub(super) struct Ports {
+    pages: Option<(Port, Option<Arc<Files>>)>,
+    streams: Option<Port>,
+    federates_with: Vec<TrustDomain>,
+}
+
+/// What is served at the ports.
+pub(super) struct Offer {
+    /// Documents.
+    pub(super) pages: Routes,
+    /// The feed.
+    pub(super) streams: Routes,
+}
+
+/// Where the ports are, and what they rest on for as long as they are served.
+#[derive(Debug, Default)]
+pub(super) struct Served {
+    pub(super) pages: Option<SocketAddr>,
+    pub(super) streams: Option<SocketAddr>,
+    pub(super) own: Option<OwnIdentity>,
+    /// What the feed's port knows of those who come.
+    _follower: Option<Follower>,
+}
+
+impl Served {
+    /// Lets go of what is not needed to say goodbye.
+    pub(super) fn close(self) -> Option<OwnIdentity> {
+        self.own
+    }
+}
+
+impl Ports {
+    /// Takes the ports and reads the certificates.
+    pub(super) fn bind(config: &Config) -> Result<Self, BrokerError> {
+        let pages = config.http.as_ref().map(|http| {
+            let files = match &http.tls {
+                PortTls::Spiffe => None,
+                PortTls::Files { cert, key } => Some(Files::open(cert, key)?),
+            };
+            Ok::<_, BrokerError>((Port::bind(http.listen)?, files))
+        });
+        let feed = config.feed_port.as_ref();
+        let streams = feed.map(|feed| Port::bind(feed.listen)).transpose()?;
+        let federates_with = feed.map(|feed| feed.federates_with.clone()).unwrap_or_default();
+        Ok(Self { pages: pages.transpose()?, streams, federates_with })
+    }
+
+    /// Whether the broker has to be somebody. Where nobody asks it has no identity, like everything
+    /// else that nobody asked for.
+    pub(super) const fn need_identity(&self) -> bool {
+        self.streams.is_some() || matches!(self.pages, Some((_, None)))
+    }
+
+    /// The foreign trust domains whose workloads may follow the feed.
+    pub(super) fn federates_with(&self) -> Vec<TrustDomain> {
+        self.federates_with.clone()
+    }
+
+    /// Serves them. `socket` is our own Workload API, which must be served by now: who comes to the
+    /// feed's port is judged by the feed.
+    pub(super) async fn open(
+        self,
+        doors: &Doors,
+        (own, socket): (Option<OwnIdentity>, &std::path::Path),
+        offer: Offer,
+        (clock, tasks, stop): (&Clock, &TaskTracker, &CancellationToken),
+    ) -> Result<Served, BrokerError> {
+        let mut served = Served::default();
+        if let Some((port, files)) = self.pages {
+            let acceptor = match (files, &own) {
+                (Some(files), _) => {
+                    drop(tasks.spawn(Arc::clone(&files).watch(stop.clone())));
+                    Acceptor::with_files(files, tls::PAGES, Arc::clone(clock))?
+                }
+                (None, Some(own)) => {
+                    Acceptor::showing(own.held.clone(), tls::PAGES, Arc::clone(clock))?
+                }
+                (None, None) => return Err(BrokerError::Nobody),
+            };
+            served.pages = Some(port.address());
+            doors.open_port(port, Arc::new(acceptor), Manner::Pages, offer.pages);
+        }
+        if let Some(port) = self.streams {
+            let own = own.as_ref().ok_or(BrokerError::Nobody)?;
+            let socket = Endpoint::Unix(socket.to_owned());
+            let follower = Follower::connect(&socket, Patience::default());
+            follower.ready().await;
+            // Anybody whose trust domain's bundle is held: our own, and those that were named.
+            let view = Arc::clone(follower.view());
+            let party = Party::new(own.held.clone(), Authorize::Any, view);
+            let acceptor = Acceptor::demanding(party, tls::STREAMS, Arc::clone(clock))?;
+            served.streams = Some(port.address());
+            doors.open_port(port, Arc::new(acceptor), Manner::Streams, offer.streams);
+            served._follower = Some(follower);
+        }
+        served.own = own;
+        Ok(served)
+    }
+}
