@@ -220,6 +220,11 @@ impl X509Authority {
         &self.name
     }
 
+    /// Its public key, without a name: bundle documents know it by its certificate.
+    pub(crate) fn jwk(&self) -> Jwk {
+        Jwk::of(&self.key.public)
+    }
+
     pub(crate) const fn identifier(&self) -> &[u8; 20] {
         &self.identifier
     }
@@ -247,6 +252,20 @@ pub(crate) struct Jwk {
     y: String,
 }
 
+impl Jwk {
+    /// A key that has no name yet.
+    fn of(public: &PublicPoint) -> Self {
+        let (x, y) = public.coordinates();
+        Self {
+            crv: "P-256",
+            kid: None,
+            kty: "EC",
+            x: URL_SAFE_NO_PAD.encode(x),
+            y: URL_SAFE_NO_PAD.encode(y),
+        }
+    }
+}
+
 /// Signs tokens: an ES256 key with a name.
 pub struct JwtAuthority {
     jwk: Jwk,
@@ -270,14 +289,7 @@ impl JwtAuthority {
         expires: Timestamp,
     ) -> Result<Self, Unusable> {
         let key = AuthorityKey::parse(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8)?;
-        let (x, y) = key.public.coordinates();
-        let mut jwk = Jwk {
-            crv: "P-256",
-            kid: None,
-            kty: "EC",
-            x: URL_SAFE_NO_PAD.encode(x),
-            y: URL_SAFE_NO_PAD.encode(y),
-        };
+        let mut jwk = Jwk::of(&key.public);
         let canonical =
             serde_json::to_vec(&jwk).map_err(|error| Unusable::Garbage(error.to_string()))?;
         let kid = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, &canonical));

@@ -5,10 +5,10 @@
 //! one that has not signed anything yet. Serials are unique across authorities, so they all list the
 //! same entries and nobody has to remember who signed what.
 
-use mayfly_core::{Cause, Serial, Timestamp};
+use mayfly_core::{Cause, Serial, Timestamp, registrar::Ground};
 use rcgen::{
-    CertificateRevocationListParams, Issuer, KeyIdMethod, RevocationReason, RevokedCertParams,
-    SerialNumber,
+    CertificateRevocationListParams, CrlDistributionPoint, CrlIssuingDistributionPoint, CrlScope,
+    Issuer, KeyIdMethod, RevocationReason, RevokedCertParams, SerialNumber,
 };
 
 use crate::{authority::X509Authority, der, error::SignError};
@@ -26,6 +26,19 @@ pub enum Reason {
     PrivilegeWithdrawn,
     /// Nobody answers for it any more.
     AffiliationChanged,
+    /// It may come back: its task is quarantined.
+    CertificateHold,
+}
+
+impl From<Ground> for Reason {
+    fn from(ground: Ground) -> Self {
+        match ground {
+            Ground::Ended(cause) => cause.into(),
+            Ground::Overtaken => Self::Superseded,
+            Ground::Alone => Self::PrivilegeWithdrawn,
+            Ground::Suspended => Self::CertificateHold,
+        }
+    }
 }
 
 impl From<Cause> for Reason {
@@ -53,6 +66,7 @@ impl Reason {
             Self::Superseded => Some(RevocationReason::Superseded),
             Self::PrivilegeWithdrawn => Some(RevocationReason::PrivilegeWithdrawn),
             Self::AffiliationChanged => Some(RevocationReason::AffiliationChanged),
+            Self::CertificateHold => Some(RevocationReason::CertificateHold),
         }
     }
 }
@@ -71,12 +85,38 @@ pub struct Contents<'a> {
     pub revoked: &'a [(Serial, Timestamp, Reason)],
 }
 
-/// Signs a revocation list.
+/// Signs a full revocation list: it speaks for every certificate of its authority, the authority's own
+/// included, whatever distribution point those name.
 ///
 /// # Errors
 /// [`SignError`] if a time cannot be written, if `next_update` is not after `this_update`, or if there
 /// is no randomness.
 pub fn issue(authority: &X509Authority, contents: &Contents<'_>) -> Result<Vec<u8>, SignError> {
+    sign(authority, contents, None)
+}
+
+/// Signs one shard of a list: it speaks only for leaves whose distribution point is `url`.
+///
+/// Its issuing distribution point is critical (RFC 5280 §5.2.5) and names `url` and the scope
+/// `onlyContainsUserCerts`, so a verifier that does not understand shards refuses it.
+///
+/// # Errors
+/// As [`issue`].
+pub fn issue_shard(
+    authority: &X509Authority,
+    contents: &Contents<'_>,
+    url: &str,
+) -> Result<Vec<u8>, SignError> {
+    let distribution_point = CrlDistributionPoint { uris: vec![url.to_owned()] };
+    let scope = Some(CrlScope::UserCertsOnly);
+    sign(authority, contents, Some(CrlIssuingDistributionPoint { distribution_point, scope }))
+}
+
+fn sign(
+    authority: &X509Authority,
+    contents: &Contents<'_>,
+    issuing_distribution_point: Option<CrlIssuingDistributionPoint>,
+) -> Result<Vec<u8>, SignError> {
     let revoked_certs = contents
         .revoked
         .iter()
@@ -93,7 +133,7 @@ pub fn issue(authority: &X509Authority, contents: &Contents<'_>) -> Result<Vec<u
         this_update: der::calendar(contents.this_update)?,
         next_update: der::calendar(contents.next_update)?,
         crl_number: SerialNumber::from(contents.number),
-        issuing_distribution_point: None,
+        issuing_distribution_point,
         revoked_certs,
         key_identifier_method: KeyIdMethod::PreSpecified(authority.identifier().to_vec()),
     };

@@ -15,7 +15,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use mayfly_core::{Grant, Kind, Serial, SpiffeId, TaskId, Timestamp};
 use serde::Serialize;
 
-use crate::{error::SignError, signer::Signer};
+use crate::{
+    error::SignError,
+    signer::{PublicUrl, Signer},
+};
 
 /// Longest encoded claims: the Rust client refuses longer segments.
 pub const SEGMENT_BYTES_MAX: usize = 64 * 1024;
@@ -49,9 +52,10 @@ pub fn issue(grant: Grant, signer: &Signer) -> Result<JwtSvid, SignError> {
     }
     let place = grant.serial().place();
     let status = signer.public_url().map(|url| Status {
-        status_list: StatusList { idx: place.slot.0, uri: url.status_list(place) },
+        status_list: StatusList { idx: place.slot.0, uri: url.status_list(place.window) },
     });
-    let claims = Claims::of(&grant, status);
+    let issuer = signer.public_url().map(PublicUrl::as_str);
+    let claims = Claims::of(&grant, issuer, status);
     let claims = serde_json::to_vec(&claims).map_err(|_io| SignError::Crypto("write claims"))?;
     let authority = signer.jwt();
     let encoded = claims.len().div_ceil(3) * 4;
@@ -75,6 +79,10 @@ pub fn issue(grant: Grant, signer: &Signer) -> Result<JwtSvid, SignError> {
 
 #[derive(Serialize)]
 struct Claims<'a> {
+    /// The base of the public URL, where OIDC discovery finds the keys; without one there is no issuer
+    /// that anybody could look up, and SPIFFE wants none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<&'a str>,
     sub: &'a str,
     /// Always a list: clients accept both forms, and SPIRE's callers expect this one.
     aud: &'a [String],
@@ -130,9 +138,10 @@ impl<'a> Act<'a> {
 }
 
 impl<'a> Claims<'a> {
-    fn of(grant: &'a Grant, status: Option<Status>) -> Self {
+    fn of(grant: &'a Grant, iss: Option<&'a str>, status: Option<Status>) -> Self {
         let task = grant.task();
         Self {
+            iss,
             sub: grant.spiffe_id().as_str(),
             aud: grant.audience(),
             exp: grant.not_after().seconds(),

@@ -28,6 +28,7 @@ use crate::{
     crl,
     error::SignError,
     keydir::KeyDir,
+    publisher::{Publisher, Signed},
     rotation::{Rotates, RotationPolicy, RotationStep, Standing, Track},
     signer::{PublicUrl, Signer},
 };
@@ -267,14 +268,31 @@ impl KeyRing {
     ///
     /// # Errors
     /// As [`crl::issue`].
-    pub fn crls(&self, contents: &crl::Contents<'_>) -> Result<Vec<(String, Vec<u8>)>, SignError> {
-        self.authorities
-            .x509
-            .published()
-            .map(|(authority, _)| {
-                Ok((authority.key_id().to_owned(), crl::issue(authority, contents)?))
-            })
-            .collect()
+    pub fn crls(&self, contents: &crl::Contents<'_>) -> Result<Vec<Signed>, SignError> {
+        self.publisher().crls(contents)
+    }
+
+    /// All published authorities as they are at present, to be taken to another thread.
+    #[must_use]
+    pub fn publisher(&self) -> Publisher {
+        let x509 = self.authorities.x509.published();
+        let jwt = self.authorities.jwt.published();
+        Publisher::new(
+            self.trust_domain.clone(),
+            x509.map(|(authority, _)| Arc::clone(authority)).collect(),
+            jwt.map(|(authority, _)| Arc::clone(authority)).collect(),
+            self.public_url.clone(),
+        )
+    }
+
+    /// How often other trust domains should look for new keys: five times between the publication of a
+    /// key and its first signature (Federation §4.1 advises three to five), and at least every five
+    /// minutes.
+    #[must_use]
+    pub fn refresh_hint(&self) -> Span {
+        let life = self.policy.ca_ttl.min(self.policy.jwt_key_ttl);
+        let seconds = life.as_millis() / 1000 / (4 * 5);
+        Span::from_secs(seconds.clamp(1, 300))
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::{fmt, sync::Arc};
 
-use mayfly_core::{Grant, Kind, Place, TrustDomain};
+use mayfly_core::{Grant, Kind, TrustDomain, Window};
 
 use crate::{
     authority::{JwtAuthority, X509Authority},
     error::SignError,
+    shards,
     x509::Template,
 };
 
@@ -46,16 +47,46 @@ impl PublicUrl {
         Ok(Self(base.to_owned()))
     }
 
-    /// Where the revocation list of an authority is to be served.
+    /// The URL itself: the issuer of tokens.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Where the full revocation list of an authority is served.
     #[must_use]
     pub fn crl(&self, key_id: &str) -> String {
         format!("{}/crl/{key_id}.crl", self.0)
     }
 
-    /// Where the status list of an expiry window is to be served.
+    /// Where one shard of it is served: the distribution point in certificates and in the shard itself.
     #[must_use]
-    pub fn status_list(&self, place: Place) -> String {
-        format!("{}/status/{}", self.0, place.window.0)
+    pub fn crl_shard(&self, key_id: &str, shard: u8) -> String {
+        format!("{}/crl/{key_id}/{shard}", self.0)
+    }
+
+    /// Where the status list of an expiry window is served.
+    #[must_use]
+    pub fn status_list(&self, window: Window) -> String {
+        format!("{}/status/{}", self.0, window.0)
+    }
+
+    /// Where all status lists are named.
+    #[must_use]
+    pub fn status_lists(&self) -> String {
+        format!("{}/status", self.0)
+    }
+
+    /// Where the keys of tokens are served.
+    #[must_use]
+    pub fn keys(&self) -> String {
+        format!("{}/keys", self.0)
+    }
+
+    /// Where tokens are introspected.
+    #[must_use]
+    pub fn introspection(&self) -> String {
+        format!("{}/introspect", self.0)
     }
 }
 
@@ -75,8 +106,11 @@ impl Signer {
         jwt: Arc<JwtAuthority>,
         public_url: Option<PublicUrl>,
     ) -> Self {
-        let crl_url = public_url.as_ref().map(|url| url.crl(x509.key_id()));
-        Self { template: Template::new(&x509, crl_url), trust_domain, x509, jwt, public_url }
+        let urls = public_url
+            .as_ref()
+            .map(|url| shards::all().map(|shard| url.crl_shard(x509.key_id(), shard)).collect());
+        let template = Template::new(&x509, urls.unwrap_or_default());
+        Self { template, trust_domain, x509, jwt, public_url }
     }
 
     /// Whose credentials it signs.
@@ -97,7 +131,7 @@ impl Signer {
         &self.jwt
     }
 
-    /// Where status lists are served, if anywhere.
+    /// Where lists are served, if anywhere.
     pub(crate) const fn public_url(&self) -> Option<&PublicUrl> {
         self.public_url.as_ref()
     }
@@ -138,14 +172,13 @@ impl fmt::Debug for Signer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mayfly_core::{Slot, Window};
 
     #[test]
     fn a_public_url_is_a_plain_base() {
         let url = PublicUrl::parse("https://m.example.org:8443/x/").unwrap();
         assert_eq!(url.crl("ab"), "https://m.example.org:8443/x/crl/ab.crl");
-        let place = Place { window: Window(7), slot: Slot(9) };
-        assert_eq!(url.status_list(place), "https://m.example.org:8443/x/status/7");
+        assert_eq!(url.crl_shard("ab", 7), "https://m.example.org:8443/x/crl/ab/7");
+        assert_eq!(url.status_list(Window(7)), "https://m.example.org:8443/x/status/7");
         for bad in [
             "",
             "https://",

@@ -16,7 +16,8 @@
 //! - *Key usage* `digitalSignature` alone; with ECDHE nothing else is needed.
 //! - *The task* is carried by the SPIFFE ID and by the serial, which is a place in the status
 //!   bitmaps. No extension of our own: nobody else would read it.
-//! - *A CRL distribution point* only if there is a public URL under which it can be fetched.
+//! - *A CRL distribution point* only if there is a public URL under which it can be fetched. It names
+//!   one shard of the list, the same octets as in the shard's issuing distribution point.
 
 use std::fmt;
 
@@ -31,7 +32,7 @@ use crate::{
     },
     error::SignError,
     keys::{LeafKey, PublicPoint},
-    lint,
+    lint, shards,
     signer::Signer,
 };
 
@@ -175,13 +176,33 @@ pub(crate) struct Template {
     head: Vec<u8>,
     /// The extensions before the name: the authority's key identifier.
     before_name: Vec<u8>,
-    /// Those between the name and the key's identifier: usages, and the distribution point.
+    /// What leaves without a distribution point have between the name and the key's identifier.
+    plain: Tail,
+    /// What the leaves of each shard of the revocation list have there; none without a public URL.
+    pointed: Vec<Tail>,
+}
+
+/// The extensions between the name and the key's identifier: usages, and the distribution point.
+struct Tail {
     after_name: Vec<u8>,
     crl_url: Option<String>,
 }
 
+impl Tail {
+    fn new(crl_url: Option<String>) -> Self {
+        let mut after_name = [KEY_USAGE, EXTENDED_KEY_USAGE].concat();
+        if let Some(url) = &crl_url {
+            put_extension(&mut after_name, OID_CRL_DISTRIBUTION_POINTS, |out| {
+                put_distribution_point(out, url);
+            });
+        }
+        Self { after_name, crl_url }
+    }
+}
+
 impl Template {
-    pub(crate) fn new(authority: &X509Authority, crl_url: Option<String>) -> Self {
+    /// `crl_urls` are the distribution points, one for each shard, or none at all.
+    pub(crate) fn new(authority: &X509Authority, crl_urls: Vec<String>) -> Self {
         let mut head = ECDSA_WITH_SHA256.to_vec();
         head.extend_from_slice(authority.name_der());
         let mut before_name = Vec::new();
@@ -190,18 +211,19 @@ impl Template {
                 put(out, CONTEXT_0_PRIMITIVE, authority.identifier());
             });
         });
-        let mut after_name = [KEY_USAGE, EXTENDED_KEY_USAGE].concat();
-        if let Some(url) = &crl_url {
-            put_extension(&mut after_name, OID_CRL_DISTRIBUTION_POINTS, |out| {
-                put_distribution_point(out, url);
-            });
-        }
-        Self { head, before_name, after_name, crl_url }
+        let pointed = crl_urls.into_iter().map(|url| Tail::new(Some(url))).collect();
+        Self { head, before_name, plain: Tail::new(None), pointed }
+    }
+
+    fn tail(&self, serial: &Serial) -> &Tail {
+        self.pointed.get(usize::from(shards::of(serial))).unwrap_or(&self.plain)
     }
 
     /// Fills in the blanks and signs.
     fn fill(&self, blanks: &Blanks<'_>, authority: &X509Authority) -> Result<Vec<u8>, SignError> {
-        let room = LEAF_BYTES + blanks.spiffe_id.as_str().len() + self.after_name.len();
+        let room = LEAF_BYTES
+            + blanks.spiffe_id.as_str().len()
+            + self.tail(blanks.serial).after_name.len();
         let mut validity = Vec::with_capacity(40);
         put_time(&mut validity, blanks.not_before)?;
         put_time(&mut validity, blanks.not_after)?;
@@ -253,7 +275,7 @@ impl Template {
                 put(out, URI, blanks.spiffe_id.as_str().as_bytes());
             });
         });
-        out.extend_from_slice(&self.after_name);
+        out.extend_from_slice(&self.tail(blanks.serial).after_name);
         put_extension(out, OID_SUBJECT_KEY_IDENTIFIER, |out| {
             put(out, OCTET_STRING, &blanks.key.identifier());
         });
@@ -273,7 +295,7 @@ impl Template {
             not_after: blanks.not_after,
             key: blanks.key,
             issuer: authority,
-            crl_url: self.crl_url.as_deref(),
+            crl_url: self.tail(blanks.serial).crl_url.as_deref(),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Revocation lists, as webpki and x509-parser read them.
 
-use mayfly_core::{Cause, Serial, Span, Timestamp};
-use mayfly_sign::{KeyRing, LeafKey, Reason, crl, x509};
+use mayfly_core::{Cause, Serial, Span, Timestamp, registrar::Ground};
+use mayfly_sign::{KeyRing, LeafKey, PublicUrl, Reason, crl, shards, x509};
 use webpki::{BorrowedCertRevocationList, CertRevocationList, RevocationOptionsBuilder};
-use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _, ParsedExtension};
 
 use crate::common::{NOW, id, ring, serial, webpki, x509_grant};
 
@@ -29,6 +29,22 @@ fn judge(leaf: &[u8], ring: &KeyRing, lists: &[(String, Vec<u8>)]) -> Result<(),
     let lists: Vec<_> = lists.iter().collect();
     let options = RevocationOptionsBuilder::new(&lists).expect("lists").build();
     webpki(leaf, &ring.x509_bundle(), NOW, Some(options))
+}
+
+fn public_ring() -> KeyRing {
+    let url = PublicUrl::parse("https://mayfly.example.org").expect("a url");
+    ring().with_public_url(Some(url))
+}
+
+/// The shards that `revoked` would be published in, one by each authority.
+fn shards_of(ring: &KeyRing, revoked: &[(Serial, Timestamp, Reason)]) -> Vec<(String, Vec<u8>)> {
+    let publisher = ring.publisher();
+    let cut = shards::all().flat_map(|shard| {
+        let here = revoked.iter().filter(|(serial, ..)| shards::of(serial) == shard);
+        let here: Vec<_> = here.copied().collect();
+        publisher.shard(shard, &contents(&here)).expect("a shard")
+    });
+    cut.collect()
 }
 
 /// A ring in the middle of a rotation: with an old, an active and a prepared authority in turn.
@@ -73,12 +89,81 @@ fn every_published_authority_speaks_for_itself() {
     assert_eq!(judge(&active, &ring, second), Err(webpki::Error::UnknownRevocationStatus));
 }
 
+/// The distribution point in the leaf and in the shard are the same octets, the scope is that of leaves,
+/// and the extension is critical.
+#[test]
+fn a_shard_and_its_leaves_name_the_same_place() {
+    let ring = public_ring();
+    let der = leaf(&ring, 1);
+    let (_, parsed) = x509_parser::parse_x509_certificate(&der).expect("a certificate");
+    let points =
+        parsed.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::CRLDistributionPoints(points) => Some(points),
+            _ => None,
+        });
+    let point = points.and_then(|points| points.first()).expect("a distribution point");
+    let number = shards::of(&serial(1));
+    let lists = ring.publisher().shard(number, &contents(&[])).expect("a shard");
+    let (_, list) = lists.first().expect("an authority");
+    let (_, list) = CertificateRevocationList::from_der(list).expect("a list");
+    let issuing =
+        list.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::IssuingDistributionPoint(issuing) => {
+                Some((extension.critical, issuing))
+            }
+            _ => None,
+        });
+    let (critical, issuing) = issuing.expect("an issuing distribution point");
+    assert!(critical && issuing.only_contains_user_certs && !issuing.only_contains_ca_certs);
+    assert!(!issuing.indirect_crl && issuing.only_some_reasons.is_none());
+    assert_eq!(issuing.distribution_point, point.distribution_point);
+    assert!(issuing.distribution_point.is_some());
+    assert_eq!(ring.publisher().shard(number, &contents(&[])).expect("a shard").len(), 1);
+    assert!(self::ring().publisher().shard(number, &contents(&[])).expect("none").is_empty());
+}
+
+#[test]
+fn shards_alone_are_enough_for_webpki_and_a_missing_one_is_a_refusal() {
+    let ring = public_ring();
+    let (ended, alive) = (leaf(&ring, 1), leaf(&ring, 2));
+    let revoked = [(serial(1), NOW, Reason::CessationOfOperation)];
+    let all = shards_of(&ring, &revoked);
+    assert_eq!(all.len(), usize::from(shards::COUNT));
+    assert_eq!(judge(&ended, &ring, &all), Err(webpki::Error::CertRevoked));
+    assert_eq!(judge(&alive, &ring, &all), Ok(()));
+    let mine = usize::from(shards::of(&serial(2)));
+    let others: Vec<_> =
+        (0..).zip(&all).filter(|(at, _)| *at != mine).map(|(_, list)| list.clone()).collect();
+    let unknown = Err(webpki::Error::UnknownRevocationStatus);
+    assert_eq!(judge(&alive, &ring, &others), unknown, "fails closed");
+    // A leaf from before the URL was configured has no distribution point. webpki takes any shard to
+    // speak for it, so whoever configures a URL waits for the old leaves to expire, or uses full lists.
+    let full = ring.crls(&contents(&revoked)).expect("lists");
+    assert_eq!(judge(&ended, &ring, &full), Err(webpki::Error::CertRevoked));
+    assert_eq!(judge(&alive, &ring, &full), Ok(()));
+}
+
+/// A negative test of a known hole: two lists of one scope, the stale one first.
+#[test]
+fn a_stale_list_beside_a_fresh_one_hides_an_end_from_webpki() {
+    let ring = ring();
+    let ended = leaf(&ring, 1);
+    let stale = ring.crls(&contents(&[])).expect("lists");
+    let revoked = [(serial(1), NOW, Reason::CessationOfOperation)];
+    let newer = crl::Contents { number: 8, ..contents(&revoked) };
+    let fresh = ring.crls(&newer).expect("lists");
+    let both: Vec<_> = stale.iter().chain(&fresh).cloned().collect();
+    assert_eq!(judge(&ended, &ring, &both), Ok(()), "which is why files are replaced whole");
+    assert_eq!(judge(&ended, &ring, &fresh), Err(webpki::Error::CertRevoked));
+}
+
 #[test]
 fn a_list_says_when_and_why_and_its_number() {
     let ring = ring();
     let revoked = [
         (serial(1), NOW, Reason::CessationOfOperation),
         (serial(2), NOW.minus(Span::from_secs(5)), Reason::Unspecified),
+        (serial(3), NOW, Reason::from(Ground::Suspended)),
     ];
     let lists = ring.crls(&contents(&revoked)).expect("lists");
     let (_, der) = lists.first().expect("a list");
@@ -96,7 +181,12 @@ fn a_list_says_when_and_why_and_its_number() {
             (serial, entry.revocation_date.timestamp(), why)
         })
         .collect();
-    assert_eq!(entries, [(serial(1), seconds(NOW), Some(5)), (serial(2), seconds(NOW) - 5, None)]);
+    let wanted = [
+        (serial(1), seconds(NOW), Some(5)),
+        (serial(2), seconds(NOW) - 5, None),
+        (serial(3), seconds(NOW), Some(6)),
+    ];
+    assert_eq!(entries, wanted, "cessationOfOperation, none, certificateHold");
 }
 
 #[test]

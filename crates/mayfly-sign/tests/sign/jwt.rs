@@ -39,6 +39,7 @@ fn a_token_points_to_its_status_only_with_a_public_url() {
     let window = serial(5).place().window.0;
     let uri = format!("https://mayfly.example.org/status/{window}");
     assert_eq!(claims["status"], json!({"status_list": {"idx": 5, "uri": uri}}));
+    assert_eq!(claims["iss"], "https://mayfly.example.org");
 }
 
 #[test]

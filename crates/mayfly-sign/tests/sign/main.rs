@@ -11,5 +11,7 @@ mod crl;
 mod jwt;
 mod keydir;
 mod openssl;
+mod publisher;
 mod rotation;
+mod status;
 mod x509;

@@ -2,7 +2,9 @@
 
 use crate::common::{NOW, TTL, domain, id, ring, serial, webpki, x509_grant};
 use mayfly_core::{Kind, Serial, Span, SpiffeId, Timestamp, grant::planted};
-use mayfly_sign::{KeyRing, LeafKey, PublicPoint, PublicUrl, RotationPolicy, SignError, x509};
+use mayfly_sign::{
+    KeyRing, LeafKey, PublicPoint, PublicUrl, RotationPolicy, SignError, shards, x509,
+};
 use proptest::prelude::*;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -76,7 +78,8 @@ fn a_distribution_point_stands_there_only_with_a_public_url() {
     let url = PublicUrl::parse("https://mayfly.example.org").expect("a url");
     let ring = ring().with_public_url(Some(url));
     let pointed = issue(&ring, "/agent");
-    let wanted = format!("https://mayfly.example.org/crl/{}.crl", ring.signer().x509().key_id());
+    let (authority, shard) = (ring.signer().x509().key_id().to_owned(), shards::of(&serial(1)));
+    let wanted = format!("https://mayfly.example.org/crl/{authority}/{shard}");
     assert!(String::from_utf8_lossy(&pointed.chain_der).contains(&wanted));
     assert_eq!(webpki(&pointed.chain_der, &ring.x509_bundle(), NOW, None), Ok(()));
 }
