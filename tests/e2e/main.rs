@@ -13,11 +13,14 @@ mod actor;
 mod bad_input;
 #[path = "../common/mod.rs"]
 mod common;
+mod dial;
 mod ends;
 mod identity;
 mod papers;
+mod ports;
 mod profiles;
 mod restart;
 mod rotation;
 mod run;
+mod sidecar;
 mod stand;

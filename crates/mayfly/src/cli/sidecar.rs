@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{CliError, Context, Output, fetch, output};
-use crate::sidecar::{Folder, FileSet, Hook, Orders, Outcome, Report, Sidecar, set};
+use crate::sidecar::{FileSet, Folder, Hook, Orders, Outcome, Report, Sidecar, set};
 
 /// Longest name that a file may have.
 const NAME_BYTES_MAX: usize = 255;

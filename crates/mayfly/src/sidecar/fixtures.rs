@@ -48,7 +48,8 @@ impl Authority {
             bundle: self.0.der().to_vec().into(),
             ..wire::X509svid::default()
         };
-        let message = wire::X509svidResponse { svids: vec![svid], ..wire::X509svidResponse::default() };
+        let message =
+            wire::X509svidResponse { svids: vec![svid], ..wire::X509svidResponse::default() };
         Arc::new(X509Context::parse(message).expect("it keeps the rules"))
     }
 

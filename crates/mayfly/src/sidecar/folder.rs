@@ -51,7 +51,9 @@ pub enum FolderError {
     #[error("directory_unfit: `{0}` is a symbolic link or no directory: name the directory itself")]
     Unfit(PathBuf),
     /// It is somebody else's.
-    #[error("directory_foreign: `{0}` belongs to user {1}: run the sidecar as that user, or change its owner")]
+    #[error(
+        "directory_foreign: `{0}` belongs to user {1}: run the sidecar as that user, or change its owner"
+    )]
     Foreign(PathBuf, u32),
     /// Others may use it.
     #[error("directory_open: `{0}` has mode {1:04o}: nobody else may have access, `chmod 700` it")]

@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use mayfly_core::{SpiffeId, Timestamp, TrustDomain};
+use mayfly_core::{Span, SpiffeId, Timestamp, TrustDomain};
 use mayfly_proto::spiffe::workload::{
     self as wire, spiffe_workload_api_client::SpiffeWorkloadApiClient,
 };
@@ -22,6 +22,9 @@ use crate::clock;
 
 /// First and longest pause before asking again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// The least time between two tokens, whatever their dates say.
+const RENEWAL_MIN: Span = Span(500);
 
 /// What was heard last, of everything.
 #[derive(Clone, Debug, Default)]
@@ -257,27 +260,28 @@ async fn fetch(
     for audience in audiences {
         let fetched = client.fetch_jwt(&[audience], Some(id)).await?;
         let fetched = fetched.into_iter().next().ok_or(WorkloadError::Empty("token"))?;
-        let token = Token::read(fetched.token).ok_or(WorkloadError::Empty("token with dates"))?;
+        let token = Token::read(fetched.token, clock::now())
+            .ok_or(WorkloadError::Empty("token with dates"))?;
         tokens.insert(audience.clone(), token);
     }
     Ok(tokens)
 }
 
 impl Token {
-    /// Reads when it was made and when it ends. Whether it is genuine is for others to say: it came
-    /// from the broker.
-    fn read(text: String) -> Option<Self> {
+    /// Reads when it ends. Whether it is genuine is for others to say: it came from the broker.
+    fn read(text: String, now: Timestamp) -> Option<Self> {
         #[derive(Deserialize)]
         struct Dates {
-            iat: u64,
             exp: u64,
         }
         let text = Zeroizing::new(text);
         let payload = BASE64_URL_SAFE_NO_PAD.decode(text.split('.').nth(1)?).ok()?;
-        let Dates { iat, exp } = serde_json::from_slice(&payload).ok()?;
-        let (iat, expires_at) = (Timestamp(iat * 1000), Timestamp(exp * 1000));
-        let half = mayfly_core::Span(expires_at.since(iat).0 / 2);
-        Some(Self { text, expires_at, renew_at: iat.plus(half) })
+        let Dates { exp } = serde_json::from_slice(&payload).ok()?;
+        let expires_at = Timestamp(exp.saturating_mul(1000));
+        // Half of what remains. Half of the way from `iat` would be in the past already for a short
+        // life, because `iat` is set back for clocks that are slow.
+        let half = Span(expires_at.since(now).0 / 2).max(RENEWAL_MIN);
+        Some(Self { text, expires_at, renew_at: now.plus(half) })
     }
 }
 
@@ -342,5 +346,29 @@ impl Pause {
 
     async fn wait(&mut self) {
         tokio::time::sleep(self.next()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_renewed_at_half_of_what_remains_and_never_in_a_hot_loop() {
+        let now = Timestamp(1_700_000_000_000);
+        let token = |claims: &str| format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims));
+        let read = |claims: &str| Token::read(token(claims), now);
+        // Made ten seconds ago on paper, as all of Mayfly's are.
+        let fresh = read(r#"{"iat":1699999990,"exp":1700000004}"#).unwrap();
+        assert_eq!(fresh.expires_at, Timestamp(1_700_000_004_000));
+        assert_eq!(fresh.renew_at, now.plus(Span::from_secs(2)));
+        for claims in [r#"{"exp":1699999999}"#, r#"{"exp":1700000000}"#] {
+            assert_eq!(read(claims).unwrap().renew_at, now.plus(RENEWAL_MIN), "{claims}");
+        }
+        assert!(read(r#"{"exp":18446744073709551615}"#).is_some());
+        for claims in ["{}", "", r#"{"exp":"soon"}"#, r#"{"exp":-1}"#] {
+            assert!(read(claims).is_none(), "{claims}");
+        }
+        assert!(Token::read("no.token".to_owned(), now).is_none());
     }
 }

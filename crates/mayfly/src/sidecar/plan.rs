@@ -83,7 +83,11 @@ pub fn step(heard: &Heard, audiences: &[String], kept: &Kept, now: Timestamp) ->
         let same = kept.set.as_ref().is_some_and(|kept| set.changed_since(Some(kept)).is_empty());
         return if same { Step::Wait } else { Step::Write(set) };
     }
-    if kept.until.is_some_and(|until| until <= now) { Step::Remove(Why::Expired) } else { Step::Wait }
+    if kept.until.is_some_and(|until| until <= now) {
+        Step::Remove(Why::Expired)
+    } else {
+        Step::Wait
+    }
 }
 
 /// When to look again if nothing is heard: something expires then.

@@ -98,7 +98,8 @@ impl FileSet {
 
     fn put_identity(&mut self, at: usize, svid: &X509Svid, bundles: &Bundles) {
         // The first is the default and has the plain names that everybody expects.
-        let name = |what: &str| if at == 0 { format!("{what}.pem") } else { format!("{what}.{at}.pem") };
+        let name =
+            |what: &str| if at == 0 { format!("{what}.pem") } else { format!("{what}.{at}.pem") };
         let chain = pem::blocks(pem::CERTIFICATE, &svid.chain);
         let key = pem::block(pem::PRIVATE_KEY, svid.key.as_pkcs8());
         let mut both = Zeroizing::new(String::with_capacity(key.len() + chain.len()));

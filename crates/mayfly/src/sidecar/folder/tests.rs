@@ -101,10 +101,9 @@ fn a_name_that_is_taken_stops_everything_before_anything_is_written() {
         assert!(error.to_string().contains(name), "{error}");
         assert_eq!(names(&path), [name], "nothing half done");
     }
-    for plant in [
-        (|path: &Path| symlink("/etc", path).unwrap()) as fn(&Path),
-        |path| std::fs::create_dir(path).unwrap(),
-    ] {
+    for plant in [(|path: &Path| symlink("/etc", path).unwrap()) as fn(&Path), |path| {
+        std::fs::create_dir(path).unwrap()
+    }] {
         let (_root, path) = site();
         std::fs::DirBuilder::new().create(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();

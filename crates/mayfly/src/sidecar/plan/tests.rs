@@ -80,11 +80,15 @@ fn a_no_removes_everything_and_silence_nothing() {
     let first = kept(step(&heard, &[], &Kept::default(), NOW));
     let silence = Heard { trouble: Some("gone".to_owned()), ..heard.clone() };
     assert!(matches!(step(&silence, &[], &first, NOW), Step::Wait));
-    for (words, last) in [("task_ended: begin a new task", true), ("task_quarantined: wait", false)] {
+    for (words, last) in [("task_ended: begin a new task", true), ("task_quarantined: wait", false)]
+    {
         let heard = Heard { refused: Some(words.to_owned()), ..heard.clone() };
         let done = step(&heard, &[], &first, NOW);
         let why = removed(&done).expect("a no removes");
-        assert_eq!((why.code(), why.is_final().is_some()), (words.split(':').next().unwrap(), last));
+        assert_eq!(
+            (why.code(), why.is_final().is_some()),
+            (words.split(':').next().unwrap(), last)
+        );
         assert!(matches!(step(&heard, &[], &Kept::default(), NOW), Step::Wait), "nothing is there");
     }
 }
