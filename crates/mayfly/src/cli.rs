@@ -17,6 +17,7 @@ mod output;
 mod profile;
 mod revoke;
 mod run;
+mod sidecar;
 mod task;
 mod up;
 
@@ -52,6 +53,8 @@ enum Command {
     Up(up::UpArgs),
     /// Run a command as a task that ends with it
     Run(run::RunArgs),
+    /// Keep certificate, key, bundle and revocation lists as files, until the task ends
+    Sidecar(sidecar::SidecarArgs),
     /// Fetch what a workload would get, as this process
     Fetch(fetch::FetchArgs),
     /// Look at tasks, and end them
@@ -113,6 +116,7 @@ async fn dispatch(context: Context, command: Command) -> ExitCode {
         Command::DemoWorkload(args) => demo::workload(&args).await,
         Command::Up(args) => up::up(&context, &args).await,
         Command::Run(args) => return run::run(&context, args).await.unwrap_or_else(report),
+        Command::Sidecar(args) => sidecar::sidecar(&context, args).await,
         Command::Fetch(args) => fetch::fetch(&context, &args).await,
         Command::Task(args) => task::task(&context, args).await,
         Command::Revoke(args) => revoke::revoke(&context, args).await,
@@ -136,6 +140,8 @@ pub(crate) enum CliError {
     Workload(#[from] mayfly_verify::WorkloadError),
     #[error(transparent)]
     Stage(#[from] crate::stage::StageError),
+    #[error(transparent)]
+    Sidecar(#[from] crate::sidecar::SidecarError),
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
     #[error("{0}")]

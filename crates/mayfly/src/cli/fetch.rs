@@ -12,7 +12,7 @@ use mayfly_verify::{Endpoint, WorkloadClient, X509Context};
 use serde_json::{Value, json};
 
 use super::{CliError, Context, Output, output};
-use crate::admin;
+use crate::{admin, pem};
 
 /// Arguments of `mayfly fetch`.
 #[derive(Args, Debug)]
@@ -54,7 +54,7 @@ enum What {
 }
 
 pub(crate) async fn fetch(context: &Context, args: &FetchArgs) -> Result<(), CliError> {
-    let client = WorkloadClient::new(&endpoint(context, args).await?);
+    let client = WorkloadClient::new(&endpoint(context, args.socket.as_deref()).await?);
     match &args.what {
         What::X509 { write } => x509(context, &client, write.as_deref()).await,
         What::Jwt { audience, spiffe_id, write } => {
@@ -68,9 +68,10 @@ pub(crate) async fn fetch(context: &Context, args: &FetchArgs) -> Result<(), Cli
     }
 }
 
-async fn endpoint(context: &Context, args: &FetchArgs) -> Result<Endpoint, CliError> {
-    let uri = match &args.socket {
-        Some(uri) => uri.clone(),
+/// The Workload API that was named, else that of the data directory's broker.
+pub(super) async fn endpoint(context: &Context, named: Option<&str>) -> Result<Endpoint, CliError> {
+    let uri = match named {
+        Some(uri) => uri.to_owned(),
         None => {
             let mut admin = admin::connect(&context.data_dir).await?;
             let request = mayfly_proto::mayfly::v1::GetStatusRequest {};
@@ -125,11 +126,10 @@ fn write_x509(dir: &Path, identities: &X509Context) -> Result<(), CliError> {
         let name = |what: &str| {
             if at == 0 { format!("{what}.pem") } else { format!("{what}.{at}.pem") }
         };
-        let chain = svid.chain.iter().map(|der| pem("CERTIFICATE", der)).collect::<String>();
-        write(dir, &name("svid"), &chain)?;
-        write(dir, &name("svid_key"), &pem("PRIVATE KEY", svid.key.as_pkcs8()))?;
-        let bundle = svid.bundle.authorities.iter().map(|der| pem("CERTIFICATE", der));
-        write(dir, &name("bundle"), &bundle.collect::<String>())?;
+        write(dir, &name("svid"), &pem::blocks(pem::CERTIFICATE, &svid.chain))?;
+        write(dir, &name("svid_key"), &pem::block(pem::PRIVATE_KEY, svid.key.as_pkcs8()))?;
+        let bundle = pem::blocks(pem::CERTIFICATE, &svid.bundle.authorities);
+        write(dir, &name("bundle"), &bundle)?;
     }
     Ok(())
 }
@@ -163,7 +163,7 @@ async fn bundle(
     let bundles = client.fetch_x509_bundles().await?;
     let mut values = Vec::new();
     for (domain, bundle) in &bundles {
-        let text = bundle.authorities.iter().map(|der| pem("CERTIFICATE", der)).collect::<String>();
+        let text = pem::blocks(pem::CERTIFICATE, &bundle.authorities);
         if let Some(dir) = write_to {
             write(dir, &format!("{domain}.pem"), &text)?;
         } else if context.output == Output::Json {
@@ -176,12 +176,6 @@ async fn bundle(
         output::json(&Value::Array(values));
     }
     Ok(())
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    let text = BASE64_STANDARD.encode(der);
-    let lines = text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line) + "\n");
-    format!("-----BEGIN {label}-----\n{}-----END {label}-----\n", lines.collect::<String>())
 }
 
 /// Writes a file that only its owner can read, whole or not at all.
