@@ -25,6 +25,19 @@ use crate::{
     time::Timestamp,
 };
 
+/// What a head is signed under: this, then the head. No JWS begins with a lower case `m`, so a signature
+/// of one kind is never one of the other.
+pub const SEAL_LABEL: &[u8] = b"mayfly.v1.RevocationFeed\0";
+/// What a batch is hashed under: this, then the batch.
+pub const BATCH_LABEL: &[u8] = b"mayfly.v1 batch\0";
+/// What an opening is hashed under: this, then the opening.
+pub const OPENING_LABEL: &[u8] = b"mayfly.v1 opening\0";
+/// What a snapshot is hashed under: this, then for each part its length (four octets, the highest
+/// first) and the part.
+pub const SNAPSHOT_LABEL: &[u8] = b"mayfly.v1 snapshot\0";
+/// The octets of a hash and of a digest: SHA-256.
+pub const HASH_BYTES: usize = 32;
+
 /// Why bytes are not a batch's changes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct InvalidBatch(&'static str);
@@ -37,47 +50,97 @@ impl fmt::Display for InvalidBatch {
 
 impl core::error::Error for InvalidBatch {}
 
-/// Writes what `changes` come to when they are taken in order.
+/// Facts on their way to a batch: what a number of changes come to when they are taken in order.
 ///
 /// A place that is named twice has the last status, unless it was revoked in between, because that is
-/// what [`RevocationSet::take`](crate::RevocationSet::take) makes of it.
-#[must_use]
-pub fn encode<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Vec<u8> {
-    let mut windows: BTreeMap<Window, BTreeMap<Slot, Status>> = BTreeMap::new();
-    let mut serials: BTreeMap<Serial, Timestamp> = BTreeMap::new();
-    for change in changes {
-        match *change {
+/// what [`RevocationSet::take`](crate::RevocationSet::take) makes of it. So there are never more of
+/// them than there are places and serials, however many changes came.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Changes {
+    windows: BTreeMap<Window, BTreeMap<Slot, Status>>,
+    serials: BTreeMap<Serial, Timestamp>,
+    places: usize,
+}
+
+impl Changes {
+    /// Learns one more.
+    pub fn take(&mut self, change: Change) {
+        match change {
             // No serial can name it, and a bitmap would not take it either.
             Change::Place(place, _) if place.slot.0 >= limits::SLOTS_PER_WINDOW_MAX => {}
             Change::Place(place, status) => {
-                let held = windows.entry(place.window).or_default().entry(place.slot);
-                let held = held.or_insert(status);
+                let slots = self.windows.entry(place.window).or_default();
+                let held = slots.entry(place.slot).or_insert_with(|| {
+                    self.places += 1;
+                    status
+                });
                 if *held != Status::Revoked {
                     *held = status;
                 }
             }
             Change::Serial(serial, until) => {
-                serials.insert(serial, until);
+                self.serials.insert(serial, until);
             }
         }
     }
-    let mut bytes = Vec::new();
-    write_number(&mut bytes, windows.len() as u64);
-    let mut gaps = Gaps::default();
-    for (window, slots) in windows {
-        write_number(&mut bytes, gaps.close(window.0.into()));
-        write_number(&mut bytes, slots.len() as u64);
+
+    /// How many facts there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.places + self.serials.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The facts, in the order of the encoding.
+    pub fn iter(&self) -> impl Iterator<Item = Change> {
+        let places = self.windows.iter().flat_map(|(window, slots)| {
+            slots.iter().map(|(slot, status)| {
+                Change::Place(Place { window: *window, slot: *slot }, *status)
+            })
+        });
+        places.chain(self.serials.iter().map(|(serial, until)| Change::Serial(*serial, *until)))
+    }
+
+    /// Writes them.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write_number(&mut bytes, self.windows.len() as u64);
         let mut gaps = Gaps::default();
-        for (slot, status) in slots {
-            write_number(&mut bytes, gaps.close(slot.0.into()) << 2 | status as u64);
+        for (window, slots) in &self.windows {
+            write_number(&mut bytes, gaps.close(window.0.into()));
+            write_number(&mut bytes, slots.len() as u64);
+            let mut gaps = Gaps::default();
+            for (slot, status) in slots {
+                write_number(&mut bytes, gaps.close(slot.0.into()) << 2 | *status as u64);
+            }
         }
+        write_number(&mut bytes, self.serials.len() as u64);
+        for (serial, until) in &self.serials {
+            bytes.extend_from_slice(serial.as_bytes());
+            write_number(&mut bytes, until.0);
+        }
+        bytes
     }
-    write_number(&mut bytes, serials.len() as u64);
-    for (serial, until) in serials {
-        bytes.extend_from_slice(serial.as_bytes());
-        write_number(&mut bytes, until.0);
+}
+
+impl<'a> FromIterator<&'a Change> for Changes {
+    fn from_iter<I: IntoIterator<Item = &'a Change>>(changes: I) -> Self {
+        let mut taken = Self::default();
+        changes.into_iter().for_each(|change| taken.take(*change));
+        taken
     }
-    bytes
+}
+
+/// Writes what `changes` come to when they are taken in order.
+#[must_use]
+pub fn encode<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Vec<u8> {
+    changes.into_iter().collect::<Changes>().encode()
 }
 
 /// Reads what [`encode`] wrote.

@@ -7,10 +7,11 @@ use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use mayfly_core::{
-    Closing, Delta, Denial, Evidence, Identity, PolicyEpoch, RevocationSet, Serial, SpiffeId,
-    Timestamp, TrustDomain,
+    Closing, Denial, Evidence, Identity, PolicyEpoch, Serial, SpiffeId, Timestamp, TrustDomain,
 };
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
+
+use crate::feed::hub::Hub;
 
 /// An answer that may take a while: a task is being opened, a record written, a signature made.
 pub type Reply<T> = Pin<Box<dyn Future<Output = Result<T, Denial>> + Send>>;
@@ -32,12 +33,47 @@ pub trait Desk: Send + Sync + 'static {
     /// The bundles as they are, and a wake-up whenever they change.
     fn bundles(&self) -> watch::Receiver<Arc<Bundles>>;
     /// What is revoked, and every change from there on.
-    fn follow(&self) -> Reply<Following>;
+    fn feed(&self) -> Arc<Hub>;
+    /// A verifier has seen a credential used as it may not be. Answered once it is noted, not once
+    /// anything was done about it.
+    fn report(&self, report: Report) -> Reply<()>;
 }
 
-/// A revocation set and the deltas that come after it. Deltas that the set holds already may come
-/// first; a follower that falls behind sees `Lagged` and asks again.
-pub type Following = (RevocationSet, broadcast::Receiver<Arc<Delta>>);
+/// What a verifier has seen of a credential. Whatever stands in it is the verifier's word, but for the
+/// last two.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Report {
+    /// The credential, if its name was seen.
+    pub serial: Option<Serial>,
+    /// Whom it names, if that was seen.
+    pub spiffe_id: Option<SpiffeId>,
+    /// How it was used.
+    pub usage: Use,
+    /// Who showed it, as far as the verifier can tell.
+    pub presenter: String,
+    /// When, by the verifier's clock.
+    pub at: Timestamp,
+    /// What the verifier calls itself.
+    pub verifier: String,
+    /// Whom the caller proved to be, where the door asks.
+    pub sender: Option<SpiffeId>,
+    /// Whose seat the caller takes: a user of this machine, or
+    /// [`ELSEWHERE`](crate::guest::ELSEWHERE).
+    pub user: u32,
+}
+
+/// How a credential was used that may not be used, or not like that.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Use {
+    /// Its task has ended, or it was revoked.
+    AfterEnd,
+    /// Its task is in quarantine.
+    WhileSuspended,
+    /// A token was shown by a peer that is not its subject.
+    ByAnother,
+    /// No task of this broker ever had it.
+    Unknown,
+}
 
 /// One identity of a caller, and how to hear about its task.
 #[derive(Clone, Debug)]

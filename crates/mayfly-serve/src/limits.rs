@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use mayfly_core::Span;
+
 /// Open connections over all sockets.
 pub const CONNECTIONS_MAX: usize = 16_384;
 /// Open connections of one user.
@@ -57,14 +59,44 @@ pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(1);
 pub const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 /// The longest silence that a follower may ask for.
 pub const HEARTBEAT_MAX: Duration = Duration::from_mins(1);
-/// Changes put together into one message for a slow follower.
-pub const CHANGES_PER_DELTA_MAX: usize = 65_536;
+/// How old a heartbeat may be that several followers share.
+pub const BEAT_AGE_MAX: Span = Span(100);
+/// The longest time between two messages that a follower may ask for.
+pub const PACE_MAX: Duration = Duration::from_mins(1);
+/// What each follower that wants every change at once adds to the least time between two messages to
+/// any of them: together they are sent 100,000 messages a second.
+pub const PACE_PER_FOLLOWER: Duration = Duration::from_micros(10);
+/// A follower's nonce.
+pub const NONCE_BYTES_MIN: usize = 16;
+/// A follower's nonce.
+pub const NONCE_BYTES_MAX: usize = 64;
+/// Bytes of batches that are kept for followers that were away: a minute of 100,000 ends a second.
+pub const HISTORY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Batches that are kept for them: two minutes of 500 a second.
+pub const HISTORY_BATCHES_MAX: usize = 65_536;
+/// Bytes of batches in one message, unless one alone is larger.
+pub const BATCHES_BYTES_MAX: usize = 1024 * 1024;
+/// Longest name in a report.
+pub const REPORT_NAME_BYTES_MAX: usize = 2048;
 /// Bytes of bitmaps in one part of a snapshot.
 pub const SNAPSHOT_PART_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Revocation lists in one answer of the Workload API, in bytes, all authorities together. Some 10,000
 /// entries; beyond that the lists cost every stream more than anybody gains by them.
 pub const CRL_BYTES_MAX: usize = 512 * 1024;
+/// Names in one request of an Envoy: more than anybody can hold.
+pub const SECRETS_MAX: usize = 512;
+/// Revocation lists that are sent to an Envoy, in bytes of DER, all authorities together. Some 170,000
+/// entries, which is 500 ends a second at a lifetime of five minutes. Beyond that an Envoy is told to
+/// trust nobody, because half a list looks exactly like a whole one.
+pub const SECRET_CRL_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// One response to an Envoy. Unlike the clients of the Workload API it sets no bound of its own.
+pub const SECRETS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What is kept of a text that a client sent for us to read.
+pub const CLIENT_TEXT_CHARS_MAX: usize = 256;
 
+const _: () = assert!(BATCHES_BYTES_MAX < HISTORY_BYTES_MAX);
+// The largest batch is all serials, 27 bytes each.
+const _: () = assert!(mayfly_core::limits::CHANGES_PER_BATCH_MAX * 27 < RESPONSE_BYTES_MAX / 2);
 const _: () = assert!(CONNECTIONS_PER_USER_MAX < CONNECTIONS_MAX);
 const _: () = assert!(PORT_CONNECTIONS_PER_HOST_MAX < PORT_CONNECTIONS_MAX);
 const _: () = assert!(CALLS_PER_USER_MAX < CALLS_MAX);
@@ -72,3 +104,5 @@ const _: () = assert!(REQUEST_BYTES_MAX > 3 * 64 * 1024);
 const _: () = assert!(HEARTBEAT_MIN.as_millis() <= HEARTBEAT_DEFAULT.as_millis());
 const _: () = assert!(HEARTBEAT_DEFAULT.as_millis() <= HEARTBEAT_MAX.as_millis());
 const _: () = assert!(CRL_BYTES_MAX < RESPONSE_BYTES_MAX / 2);
+// PEM is a good third longer than DER, and the bundles need room beside the lists.
+const _: () = assert!(SECRET_CRL_BYTES_MAX / 2 * 3 + RESPONSE_BYTES_MAX <= SECRETS_BYTES_MAX);

@@ -50,9 +50,10 @@ impl Services {
         clock: Clock,
     ) -> Result<Self, Error> {
         let workload = Workload::new(Arc::clone(&desk), eyes, clock);
-        let secrets = SecretDiscoveryServiceServer::new(Sds::new(workload.clone(), Names::default()))
-            .max_decoding_message_size(limits::REQUEST_BYTES_MAX)
-            .max_encoding_message_size(limits::SECRETS_BYTES_MAX);
+        let secrets =
+            SecretDiscoveryServiceServer::new(Sds::new(workload.clone(), Names::default()))
+                .max_decoding_message_size(limits::REQUEST_BYTES_MAX)
+                .max_encoding_message_size(limits::SECRETS_BYTES_MAX);
         let workload = SpiffeWorkloadApiServer::new(workload)
             .max_decoding_message_size(limits::REQUEST_BYTES_MAX)
             .max_encoding_message_size(limits::RESPONSE_BYTES_MAX);

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use mayfly_core::{
-    Change, Delta, Denial, InvalidId, RevocationSet, Serial, SpiffeId, Status, Timestamp,
-    TrustDomain, Window,
+    Denial, InvalidId, Serial, SpiffeId, Timestamp, TrustDomain,
     limits::{AUDIENCE_BYTES_MAX, AUDIENCES_MAX},
 };
 use mayfly_proto::{mayfly::v1, spiffe::workload};
 use prost_types::{ListValue, Struct, Value, value::Kind};
 
 use crate::{
-    desk::{Bundles, Introduced, JwtSvid, Validated, X509Svid},
+    desk::{Bundles, Introduced, JwtSvid, Report, Use, Validated, X509Svid},
+    guest::Guest,
     limits,
 };
 
@@ -61,29 +61,34 @@ fn revocation_lists(bundles: &Bundles) -> Vec<Bytes> {
 fn federated(
     bundles: &BTreeMap<TrustDomain, Bytes>,
     who: &[&Introduced],
-) -> BTreeMap<String, Bytes> {
+) -> BTreeMap<TrustDomain, Bytes> {
     let own: BTreeSet<_> = who.iter().map(|one| one.identity.spiffe_id.trust_domain()).collect();
     let foreign: BTreeSet<_> = who.iter().flat_map(|one| &one.identity.federates_with).collect();
     foreign
         .into_iter()
         .filter(|domain| !own.contains(domain))
-        .filter_map(|domain| Some((domain.uri(), bundle(bundles, domain)?.clone())))
+        .filter_map(|domain| Some((domain.clone(), bundle(bundles, domain)?.clone())))
         .take(limits::TRUST_DOMAINS_PER_RESPONSE_MAX - own.len().max(1))
         .collect()
 }
 
 /// The own bundle and the foreign ones. Without an own bundle there is nothing to say yet.
-fn all_bundles(
+pub(crate) fn all_bundles(
     bundles: &BTreeMap<TrustDomain, Bytes>,
     who: &[&Introduced],
-) -> Result<BTreeMap<String, Bytes>, Denial> {
+) -> Result<BTreeMap<TrustDomain, Bytes>, Denial> {
     let mut all = federated(bundles, who);
     for one in who {
         let domain = one.identity.spiffe_id.trust_domain();
         let own = bundle(bundles, domain).ok_or(Denial::NotServing)?;
-        all.insert(domain.uri(), own.clone());
+        all.insert(domain.clone(), own.clone());
     }
     Ok(all)
+}
+
+/// Bundles as the Workload API sends them: by the SPIFFE ID of the trust domain.
+fn by_uri(bundles: BTreeMap<TrustDomain, Bytes>) -> BTreeMap<String, Bytes> {
+    bundles.into_iter().map(|(domain, bundle)| (domain.uri(), bundle)).collect()
 }
 
 /// `FetchX509SVID`: every identity with its certificate, in the desk's order.
@@ -106,7 +111,7 @@ pub(crate) fn x509_svids(
     Ok(workload::X509svidResponse {
         svids,
         crl: revocation_lists(bundles),
-        federated_bundles: federated(&bundles.x509, &who),
+        federated_bundles: by_uri(federated(&bundles.x509, &who)),
     })
 }
 
@@ -117,7 +122,7 @@ pub(crate) fn x509_bundles(
 ) -> Result<workload::X509BundlesResponse, Denial> {
     let who: Vec<_> = who.iter().collect();
     let all = all_bundles(&bundles.x509, &who)?;
-    Ok(workload::X509BundlesResponse { crl: revocation_lists(bundles), bundles: all })
+    Ok(workload::X509BundlesResponse { crl: revocation_lists(bundles), bundles: by_uri(all) })
 }
 
 /// `FetchJWTBundles`.
@@ -126,7 +131,7 @@ pub(crate) fn jwt_bundles(
     bundles: &Bundles,
 ) -> Result<workload::JwtBundlesResponse, Denial> {
     let who: Vec<_> = who.iter().collect();
-    Ok(workload::JwtBundlesResponse { bundles: all_bundles(&bundles.jwt, &who)? })
+    Ok(workload::JwtBundlesResponse { bundles: by_uri(all_bundles(&bundles.jwt, &who)?) })
 }
 
 /// `FetchJWTSVID`.
@@ -168,61 +173,32 @@ fn value(json: serde_json::Value) -> Value {
     Value { kind: Some(kind) }
 }
 
-fn serial(serial: Serial, until: Timestamp) -> v1::RevokedSerial {
-    v1::RevokedSerial { serial: serial.as_bytes().to_vec(), until_ms: until.0 }
-}
-
-/// A revocation set as the parts of one snapshot.
-pub(crate) fn snapshot(set: &RevocationSet) -> Vec<v1::Snapshot> {
-    let position = set.position();
-    let empty = || v1::Snapshot {
-        shard: u32::from(position.shard.0),
-        position: position.sequence.0,
-        more: true,
-        ..v1::Snapshot::default()
+/// Reads a verifier's report.
+pub(crate) fn report(report: v1::ReportRequest, guest: &Guest) -> Result<Report, InvalidId> {
+    let rule = |what, rule| Err(InvalidId { what, rule });
+    let usage = match v1::Use::try_from(report.r#use) {
+        Ok(v1::Use::AfterEnd) => Use::AfterEnd,
+        Ok(v1::Use::WhileSuspended) => Use::WhileSuspended,
+        Ok(v1::Use::ByAnother) => Use::ByAnother,
+        Ok(v1::Use::Unknown) => Use::Unknown,
+        Ok(v1::Use::Unspecified) | Err(_) => return rule("use", "it is not one of the known ones"),
     };
-    let mut parts = Vec::new();
-    let mut part = empty();
-    part.serials = set.serials().map(|(name, until)| serial(name, until)).collect();
-    let mut bytes = part.serials.len() * (Serial::BYTES + 16);
-    for (Window(window), bitmap) in set.windows() {
-        let statuses = bitmap.as_packed();
-        if bytes > 0 && bytes + statuses.len() > limits::SNAPSHOT_PART_BYTES_MAX {
-            parts.push(std::mem::replace(&mut part, empty()));
-            bytes = 0;
-        }
-        bytes += statuses.len() + 16;
-        let statuses = Bytes::copy_from_slice(statuses);
-        part.windows.push(v1::Window { window, statuses });
-    }
-    part.more = false;
-    parts.push(part);
-    parts
-}
-
-/// A delta as it goes to followers.
-pub(crate) fn delta(delta: &Delta) -> v1::Delta {
-    let mut message = v1::Delta {
-        shard: u32::from(delta.to.shard.0),
-        from: delta.from.sequence.0,
-        to: delta.to.sequence.0,
-        ..v1::Delta::default()
-    };
-    for change in &delta.changes {
-        match change {
-            Change::Place(place, status) => message.changes.push(v1::Change {
-                window: place.window.0,
-                slot: place.slot.0,
-                status: match status {
-                    Status::Valid => 0,
-                    Status::Revoked => 1,
-                    Status::Suspended => 2,
-                },
-            }),
-            Change::Serial(name, until) => message.serials.push(serial(*name, *until)),
+    for (what, name) in [("presenter", &report.presenter), ("verifier", &report.verifier)] {
+        if name.len() > limits::REPORT_NAME_BYTES_MAX {
+            return rule(what, "it is longer than 2048 bytes");
         }
     }
-    message
+    let serial = (!report.serial.is_empty()).then(|| Serial::from_bytes(&report.serial));
+    Ok(Report {
+        serial: serial.transpose()?,
+        spiffe_id: wanted_id(&report.spiffe_id)?,
+        usage,
+        presenter: report.presenter,
+        at: Timestamp(report.at_ms),
+        verifier: report.verifier,
+        sender: guest.id().cloned(),
+        user: guest.user(),
+    })
 }
 
 #[cfg(test)]

@@ -3,23 +3,26 @@
 //! Two tasks live as long as the follower: one reads the feed and comes back when it is lost, the other
 //! counts the silence and shuts live connections when patience ends. New connections need neither:
 //! the view judges the silence by itself.
+//!
+//! Silence is counted from when the broker spoke, not from when its words arrived: a relay that holds
+//! them back gains nothing by it. The opening answers a nonce, so it was made after it was asked for;
+//! from there on the broker's steady clock says how much later each message was made. The two clocks
+//! drift apart, so the stream is opened anew every few minutes, from where it stands.
 
 use std::{sync::Arc, time::Duration};
 
-use mayfly_core::{
-    Bitmap, Change, Delta, Place, Position, RevocationSet, Sequence, Serial, Shard, Slot, Status,
-    Timestamp, Window,
-};
-use mayfly_proto::mayfly::v1::{
-    self as wire, follow_response::Content, revocation_feed_client::RevocationFeedClient,
-};
+use mayfly_core::{Position, Timestamp, TrustDomain};
+use mayfly_proto::mayfly::v1::{FollowResponse, revocation_feed_client::RevocationFeedClient};
+use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tonic::{Streaming, transport::Channel};
 
 use crate::{
     backoff::Backoff,
     endpoint::Endpoint,
+    jwk::{JwkSet, JwkSets},
     patience::{Patience, Sight},
+    reader::{Flaw, News, Reader, Standing, Vouch},
     refused::Refused,
     telemetry,
     view::{Hole, View},
@@ -28,10 +31,36 @@ use crate::{
 
 /// Largest message of the feed: a full window and something around it.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
-/// Windows in one snapshot. The longest credential life spans 145 of them.
-const WINDOWS_MAX: usize = 512;
-/// Credentials revoked on their own in one snapshot.
-const SERIALS_MAX: usize = 4_000_000;
+/// How long a stream is relied on to know the time. Clocks that differ by a ten thousandth, which is
+/// a bad one, have drifted apart by 30 ms then.
+const ANCHOR_LIFE: Duration = Duration::from_mins(5);
+
+/// Whose word is taken for whose.
+#[derive(Clone, Debug, Default)]
+pub enum Trust {
+    /// Nobody stands between us and the broker: the kernel says whose socket it is.
+    #[default]
+    Socket,
+    /// The feed comes by others, and counts only if it is sealed by this trust domain.
+    Keys {
+        /// Whose feed it is.
+        domain: TrustDomain,
+        /// Its token keys, and whenever they change.
+        keys: watch::Receiver<JwkSets>,
+    },
+}
+
+/// How a feed is followed.
+#[derive(Clone, Debug, Default)]
+pub struct FollowOptions {
+    /// What to do when the feed is silent.
+    pub patience: Patience,
+    /// Whose word is taken.
+    pub trust: Trust,
+    /// The least time between two messages that bring changes; zero for each at once. It is never
+    /// longer than a third of the silence that is borne.
+    pub pace: Duration,
+}
 
 /// Follows one feed until it is dropped; then its view is dark for good.
 #[derive(Debug)]
@@ -41,13 +70,20 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Begins to follow the feed at `endpoint`. Returns at once; until the first snapshot has come the
-    /// view refuses everybody. To be called within a tokio runtime.
+    /// Begins to follow the feed at `endpoint`, which is the broker's own. Returns at once; until the
+    /// first snapshot has come the view refuses everybody. To be called within a tokio runtime.
     #[must_use]
     pub fn connect(endpoint: &Endpoint, patience: Patience) -> Self {
-        let view = View::new(patience);
+        let options = FollowOptions { patience, ..FollowOptions::default() };
+        Self::open(endpoint.channel(), options)
+    }
+
+    /// Begins to follow the feed behind `channel`. As [`connect`](Self::connect) otherwise.
+    #[must_use]
+    pub fn open(channel: Channel, options: FollowOptions) -> Self {
+        let view = View::new(options.patience);
         let mut tasks = JoinSet::new();
-        tasks.spawn(follow(endpoint.channel(), Arc::clone(&view)));
+        tasks.spawn(follow(channel, options, Arc::clone(&view)));
         tasks.spawn(count_silence(Arc::clone(&view)));
         Self { view, _tasks: tasks }
     }
@@ -58,11 +94,12 @@ impl Follower {
         &self.view
     }
 
-    /// Waits until there has been a snapshot.
+    /// Waits until the view sees.
     pub async fn ready(&self) {
         let mut heard = self.view.heard_changes();
         // The sender lives in the view, which `self` holds, so this cannot fail.
-        let _snapshot = heard.wait_for(Option::is_some).await.is_ok();
+        let seeing = heard.wait_for(|_| self.view.sight(Instant::now()) != Sight::Dark);
+        let _sees = seeing.await.is_ok();
     }
 
     /// Waits until the view stands at `position` or later.
@@ -84,139 +121,147 @@ enum Lost {
     #[error("the feed answered `{:?}`: {}", .0.code(), .0.message())]
     Status(#[from] tonic::Status),
     #[error(transparent)]
+    Flaw(#[from] Flaw),
+    #[error(transparent)]
     Hole(#[from] Hole),
     #[error("the feed ended")]
     Ended,
     #[error("the feed was silent for too long")]
     Silent,
-    #[error("the feed sent a message that cannot be read")]
-    Malformed,
+    #[error("there is no randomness for a nonce")]
+    NoNonce,
 }
 
-async fn follow(channel: Channel, view: Arc<View>) {
+impl Lost {
+    /// Whether what was read before may be gone on from. After something that did not hold, everything
+    /// is asked for anew.
+    const fn may_resume(&self) -> bool {
+        match self {
+            Self::Status(_) | Self::Ended | Self::Silent | Self::NoNonce => true,
+            Self::Flaw(_) | Self::Hole(_) => false,
+        }
+    }
+}
+
+async fn follow(channel: Channel, options: FollowOptions, view: Arc<View>) {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
+    let mut path = Path { channel, options, view, standing: None, resumes: true };
     loop {
-        if let Err(lost) = follow_once(channel.clone(), &view, &mut backoff).await {
-            tracing::warn!(reason = %lost, "feed lost, asking for a snapshot");
+        match path.follow_once(&mut backoff).await {
+            Ok(()) => {}
+            Err(lost) => {
+                tracing::warn!(reason = %lost, "feed lost, asking again");
+                path.resumes = lost.may_resume();
+                path.options.trust.news_or(backoff.wait()).await;
+            }
         }
-        backoff.wait().await;
     }
 }
 
-async fn follow_once(channel: Channel, view: &View, backoff: &mut Backoff) -> Result<(), Lost> {
-    let mut client =
-        RevocationFeedClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let ask = request(wire::FollowRequest {
-        heartbeat_ms: view.patience().heartbeat_ms(),
-        ..wire::FollowRequest::default()
-    });
-    // A peer that accepts and says nothing must not hold us: silence is an end like any other.
-    let silence = view.patience().after().max(Duration::from_millis(500));
-    let mut stream: Streaming<wire::FollowResponse> =
-        within(silence, client.follow(ask)).await??.into_inner();
-    let mut first = true;
-    let mut parts = None;
-    loop {
-        let message = within(silence, stream.message()).await??.ok_or(Lost::Ended)?;
-        let message = message.content.ok_or(Lost::Malformed)?;
-        // The stream begins with a snapshot: what was missed between two streams is not guessed.
-        if first && !matches!(message, Content::SnapshotWas(_)) {
-            return Err(Hole::NoSnapshot.into());
+impl Trust {
+    /// Judges with the keys as they are now.
+    fn judge<T>(&self, judge: impl FnOnce(Option<&dyn Vouch>) -> T) -> T {
+        match self {
+            Self::Socket => judge(None),
+            Self::Keys { domain, keys } => {
+                let keys = keys.borrow();
+                // A trust domain without keys vouches for nothing.
+                let none = JwkSet::default();
+                judge(Some(keys.of(domain).unwrap_or(&none)))
+            }
         }
-        take(view, &mut parts, message)?;
-        if !first && parts.is_none() {
-            // A snapshot alone does not prove that the feed works; what follows it does.
-            backoff.reset();
-        }
-        first = false;
     }
+
+    /// Waits, unless the keys change meanwhile: the key that was missing may be there.
+    async fn news_or(&mut self, wait: impl Future<Output = ()>) {
+        let Self::Keys { keys, .. } = self else { return wait.await };
+        keys.mark_unchanged();
+        let changed = async {
+            if keys.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = wait => {}
+            () = changed => {}
+        }
+    }
+}
+
+/// The way to the feed, and how far it was gone.
+struct Path {
+    channel: Channel,
+    options: FollowOptions,
+    view: Arc<View>,
+    standing: Option<Standing>,
+    resumes: bool,
+}
+
+impl Path {
+    /// Follows one stream until it is lost, or until it is time to open another.
+    async fn follow_once(&mut self, backoff: &mut Backoff) -> Result<(), Lost> {
+        let patience = self.options.patience;
+        let mut nonce = vec![0; 32];
+        SystemRandom::new().fill(&mut nonce).map_err(|ring::error::Unspecified| Lost::NoNonce)?;
+        let mut reader = Reader::new(nonce, self.standing);
+        if !self.resumes {
+            reader = reader.starting_over();
+        }
+        let pace = self.options.pace.min(patience.after() / 3);
+        let pace_ms = u32::try_from(pace.as_millis()).unwrap_or(u32::MAX);
+        let ask = request(reader.request(patience.heartbeat_ms(), pace_ms));
+        // A peer that accepts and says nothing must not hold us: silence is an end like any other.
+        let silence = patience.after().max(Duration::from_millis(500));
+        let asked = Instant::now();
+        let mut client = RevocationFeedClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut stream: Streaming<FollowResponse> =
+            within(silence, client.follow(ask)).await??.into_inner();
+        loop {
+            let message = within(silence, stream.message()).await??.ok_or(Lost::Ended)?;
+            let news = self.options.trust.judge(|keys| reader.take(message, keys))?;
+            // An opening alone does not prove that the feed works; what follows it does.
+            if self.take(news, |at| spoken(asked, reader.opened_at(), at))? {
+                self.standing = reader.standing();
+                self.resumes = true;
+                backoff.reset();
+                if asked.elapsed() > ANCHOR_LIFE {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Says whether it brought the view up to some instant.
+    fn take(&self, news: News, spoken: impl Fn(Timestamp) -> Instant) -> Result<bool, Lost> {
+        match news {
+            News::Opened { resumed, .. } => {
+                tracing::debug!(resumed, "feed opened");
+                return Ok(false);
+            }
+            News::Part => return Ok(false),
+            News::Everything { set, at } => {
+                tracing::debug!(position = set.position().sequence.0, "snapshot taken");
+                self.view.replace(set, spoken(at))?;
+            }
+            News::Changes { deltas, at } => self.view.apply_all(&deltas, spoken(at))?,
+            News::Nothing { position, at } => self.view.beat(position, at, spoken(at))?,
+        }
+        Ok(true)
+    }
+}
+
+/// When the broker said what its clock dates `at`, by our clock and at the earliest: the opening was
+/// made after it was asked for.
+fn spoken(asked: Instant, opened: Timestamp, at: Timestamp) -> Instant {
+    let since = Duration::from_millis(at.since(opened).as_millis());
+    let before = Duration::from_millis(opened.since(at).as_millis());
+    let spoken = asked + since;
+    spoken.checked_sub(before).unwrap_or(asked).min(Instant::now())
 }
 
 async fn within<T>(silence: Duration, wait: impl Future<Output = T>) -> Result<T, Lost> {
     tokio::time::timeout(silence, wait).await.map_err(|_elapsed| Lost::Silent)
-}
-
-/// Takes one message. A snapshot may come in parts; `parts` holds those that came so far, and nothing
-/// may come between them.
-fn take(view: &View, parts: &mut Option<RevocationSet>, message: Content) -> Result<(), Lost> {
-    let now = Instant::now();
-    if parts.is_some() && !matches!(message, Content::SnapshotWas(_)) {
-        return Err(Lost::Malformed);
-    }
-    match message {
-        Content::SnapshotWas(message) => {
-            let more = message.more;
-            let set = collect(parts.take(), message)?;
-            if more {
-                *parts = Some(set);
-                return Ok(());
-            }
-            tracing::debug!(position = set.position().sequence.0, "snapshot taken");
-            view.replace(set, now)?;
-        }
-        Content::DeltaWas(message) => {
-            let places = message.changes.iter().map(change);
-            let serials = message.serials.iter().map(revoked_serial);
-            let delta = Delta {
-                from: position(message.shard, message.from)?,
-                to: position(message.shard, message.to)?,
-                changes: places.chain(serials).collect::<Result<_, _>>()?,
-            };
-            view.apply(&delta, now)?;
-        }
-        Content::HeartbeatWas(message) => {
-            let said = position(message.shard, message.position)?;
-            view.beat(said, Timestamp(message.at_ms), now)?;
-        }
-        Content::Opening(_) | Content::Snapshot(_) | Content::Batches(_) => {
-            return Err(Lost::Malformed);
-        }
-    }
-    Ok(())
-}
-
-/// Adds one part of a snapshot to those before it, which must be of the same position.
-fn collect(parts: Option<RevocationSet>, part: wire::Snapshot) -> Result<RevocationSet, Lost> {
-    let position = position(part.shard, part.position)?;
-    let mut set = parts.unwrap_or_else(|| RevocationSet::at(position));
-    if set.position() != position {
-        return Err(Lost::Malformed);
-    }
-    for one in part.windows {
-        let bitmap = Bitmap::from_packed(one.statuses.to_vec()).ok_or(Lost::Malformed)?;
-        set.insert_window(Window(one.window), bitmap);
-    }
-    for one in &part.serials {
-        set.take(revoked_serial(one)?);
-    }
-    if set.windows().count() > WINDOWS_MAX || set.serials().count() > SERIALS_MAX {
-        return Err(Lost::Malformed);
-    }
-    Ok(set)
-}
-
-fn revoked_serial(message: &wire::RevokedSerial) -> Result<Change, Lost> {
-    let serial = Serial::from_bytes(&message.serial).map_err(|_rule| Lost::Malformed)?;
-    Ok(Change::Serial(serial, Timestamp(message.until_ms)))
-}
-
-fn position(shard: u32, sequence: u64) -> Result<Position, Lost> {
-    Ok(Position {
-        shard: Shard(u16::try_from(shard).map_err(|_too_large| Lost::Malformed)?),
-        sequence: Sequence(sequence),
-    })
-}
-
-fn change(message: &wire::Change) -> Result<Change, Lost> {
-    // A status that is not known is read as revoked, like the two bits in a bitmap.
-    let status = u8::try_from(message.status).map_or(Status::Revoked, |bits| {
-        if bits > 3 { Status::Revoked } else { Status::from_bits(bits) }
-    });
-    if message.slot >= mayfly_core::limits::SLOTS_PER_WINDOW_MAX {
-        return Err(Lost::Malformed);
-    }
-    let place = Place { window: Window(message.window), slot: Slot(message.slot) };
-    Ok(Change::Place(place, status))
 }
 
 /// Says in the log when patience begins to run out, and shuts live connections when it has.

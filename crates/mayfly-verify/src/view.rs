@@ -174,16 +174,27 @@ impl View {
     /// # Errors
     /// [`Hole`] if something between was lost: only a snapshot helps.
     pub fn apply(&self, delta: &Delta, now: Instant) -> Result<(), Hole> {
+        self.apply_all(std::slice::from_ref(delta), now)
+    }
+
+    /// Takes deltas that belong together: nobody sees some of them without the others.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn apply_all(&self, deltas: &[Delta], now: Instant) -> Result<(), Hole> {
+        let Some(last) = deltas.last() else { return Ok(()) };
         {
             let mut held = self.write();
             let set = held.as_mut().ok_or(Hole::NoSnapshot)?;
-            let at = set.position();
-            if !set.apply(delta) {
-                return Err(Hole::Gap { at, from: delta.from });
+            for delta in deltas {
+                let at = set.position();
+                if !set.apply(delta) {
+                    return Err(Hole::Gap { at, from: delta.from });
+                }
             }
         }
-        self.hear(delta.to, now);
-        for change in &delta.changes {
+        self.hear(last.to, now);
+        for change in deltas.iter().flat_map(|delta| &delta.changes) {
             match change {
                 Change::Place(place, _) => self.cut_refused(Some(*place)),
                 Change::Serial(serial, _) => self.cut_refused(Some(serial.place())),
@@ -216,7 +227,8 @@ impl View {
             *held = (*held).max(position);
             moved
         });
-        self.heard.send_replace(Some(now));
+        // A message that was made earlier and came later does not make the view older.
+        self.heard.send_modify(|heard| *heard = (*heard).max(Some(now)));
     }
 
     /// Nobody follows any more: dark from here on, and every live connection ends.

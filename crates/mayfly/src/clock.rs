@@ -25,6 +25,16 @@ pub fn now() -> Timestamp {
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// A clock that shows `now` at first and never steps, whatever becomes of the hour.
+#[must_use]
+pub fn steady(now: Timestamp) -> Clock {
+    let begun = instant();
+    Arc::new(move || {
+        let since = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        now.plus(Span(since))
+    })
+}
+
 /// A monotonic instant, for measuring.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "measurements need a clock that never steps")]

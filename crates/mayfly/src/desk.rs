@@ -3,11 +3,12 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use mayfly_core::{Ask, Basis, Denial, Event, Evidence, PolicyEpoch, Serial, SpiffeId, TaskId};
-use mayfly_policy::Profiles;
-use mayfly_serve::desk::{
-    Bundles, Desk, Following, Introduced, JwtSvid, Reply, Validated, X509Svid,
+use mayfly_core::{
+    Ask, Basis, Claim, Denial, Event, Evidence, PolicyEpoch, Serial, Showing, SpiffeId, TaskId,
 };
+use mayfly_policy::Profiles;
+use mayfly_serve::desk::{Bundles, Desk, Introduced, JwtSvid, Reply, Report, Validated, X509Svid};
+use mayfly_serve::feed::hub::Hub;
 use mayfly_verify::{JwkSet, JwkSets, jwt};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -51,6 +52,7 @@ pub struct LocalDesk {
     inbox: Inbox,
     policy: Arc<Policy>,
     bundles: watch::Receiver<Arc<Bundles>>,
+    feed: Arc<Hub>,
     clock: Clock,
     own: mayfly_core::TrustDomain,
     svids: Arc<Svids>,
@@ -68,11 +70,11 @@ impl LocalDesk {
     pub fn new(
         (inbox, clock): (Inbox, Clock),
         policy: Arc<Policy>,
-        bundles: watch::Receiver<Arc<Bundles>>,
+        (bundles, feed): (watch::Receiver<Arc<Bundles>>, Arc<Hub>),
         own: mayfly_core::TrustDomain,
         svids: Arc<Svids>,
     ) -> Self {
-        Self { inbox, policy, bundles, clock, own, svids }
+        Self { inbox, policy, bundles, feed, clock, own, svids }
     }
 
     async fn meet(&self, evidence: Evidence) -> Result<Vec<Introduced>, Denial> {
@@ -161,13 +163,26 @@ impl LocalDesk {
         })?;
         if *claims.id.trust_domain() == self.own {
             let (task, serial) = task_and_serial(&claims).ok_or(Denial::TokenInvalid)?;
-            // What is out of date about a token does not become current when it is shown again.
-            self.stands(task, serial).await.map_err(|denial| {
+            if let Err(denial) = self.stands(task, serial).await {
+                self.report_use(&who, serial).await;
+                // What is out of date about a token does not become current when it is shown again.
                 let is_old = denial == Denial::TaskVersion;
-                if is_old { Denial::TokenInvalid } else { denial }
-            })?;
+                return Err(if is_old { Denial::TokenInvalid } else { denial });
+            }
         }
         Ok(Validated { spiffe_id: claims.id, claims: as_list(claims.map) })
+    }
+
+    /// A token that is genuine and in date, and over: whoever asks about it was shown it by somebody.
+    async fn report_use(&self, who: &[Introduced], serial: Serial) {
+        let verifier = who.first().map(|one| one.identity.spiffe_id.to_string());
+        let showing = Showing {
+            serial: Some(serial),
+            claim: Claim::NotToBeUsed,
+            presenter: String::new(),
+            verifier: verifier.unwrap_or_default(),
+        };
+        self.inbox.tell(Event::Shown(showing)).await;
     }
 
     /// The keys that the callers may rely on: their own domain's, and their federated ones.
@@ -218,9 +233,13 @@ impl Desk for LocalDesk {
         self.bundles.clone()
     }
 
-    fn follow(&self) -> Reply<Following> {
-        let inbox = self.inbox.clone();
-        Box::pin(async move { inbox.follow().await })
+    fn feed(&self) -> Arc<Hub> {
+        Arc::clone(&self.feed)
+    }
+
+    fn report(&self, report: Report) -> Reply<()> {
+        tracing::warn!(?report, "a credential was used as it may not be");
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 

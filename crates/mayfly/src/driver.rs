@@ -12,10 +12,10 @@ use std::{
 };
 
 use mayfly_core::{
-    Closing, Denial, Effect, Event, Identity, Record, Registrar, RevocationSet, Sequence, TaskId,
-    TaskVersion, Ticket,
+    Closing, Denial, Effect, Event, Identity, Record, Registrar, Sequence, TaskId, TaskVersion,
+    Ticket,
 };
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -28,8 +28,6 @@ use crate::{
 const INBOX_MAX: usize = 65_536;
 /// Messages handled before their effects are carried out: one group commit serves them all.
 const ROUND_MAX: usize = 1024;
-/// Deltas a follower may lag behind before it has to take a snapshot.
-const FEED_BACKLOG_MAX: usize = 4096;
 
 /// A No, or a wish to be asked again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -72,8 +70,6 @@ pub enum Message {
     Signed(Ticket, Result<Signed, mayfly_sign::SignError>),
     /// Somebody wants to read.
     Question(Question),
-    /// Somebody wants to follow the feed, from a snapshot on.
-    Follow(oneshot::Sender<(RevocationSet, broadcast::Receiver<Arc<mayfly_core::Delta>>)>),
 }
 
 impl std::fmt::Debug for Message {
@@ -85,7 +81,6 @@ impl std::fmt::Debug for Message {
             }
             Self::Signed(ticket, _) => f.debug_tuple("Signed").field(ticket).finish(),
             Self::Question(_) => f.write_str("Question"),
-            Self::Follow(_) => f.write_str("Follow"),
         }
     }
 }
@@ -173,18 +168,6 @@ impl Inbox {
         self.sender.try_send(Message::Question(question)).map_err(|error| full_or_gone(&error))?;
         receiver.await.map_err(|_driver_gone| Denial::NotServing)
     }
-
-    /// Follows the feed.
-    ///
-    /// # Errors
-    /// `Overloaded` or `NotServing`.
-    pub async fn follow(
-        &self,
-    ) -> Result<(RevocationSet, broadcast::Receiver<Arc<mayfly_core::Delta>>), Denial> {
-        let (sender, receiver) = oneshot::channel();
-        self.sender.try_send(Message::Follow(sender)).map_err(|error| full_or_gone(&error))?;
-        receiver.await.map_err(|_driver_gone| Denial::NotServing)
-    }
 }
 
 async fn answer<T>(receiver: oneshot::Receiver<Result<T, No>>) -> Result<T, No> {
@@ -204,7 +187,6 @@ pub struct Driver<M> {
     registrar: Registrar,
     clock: Clock0,
     means: M,
-    feed: broadcast::Sender<Arc<mayfly_core::Delta>>,
     waiting: HashMap<Ticket, Waiter>,
     signed: HashMap<Ticket, Signed>,
     news: HashMap<TaskId, watch::Sender<Option<Closing>>>,
@@ -230,7 +212,6 @@ impl<M: Means> Driver<M> {
             registrar,
             clock: Clock0(clock),
             means,
-            feed: broadcast::channel(FEED_BACKLOG_MAX).0,
             waiting: HashMap::new(),
             signed: HashMap::new(),
             news: HashMap::new(),
@@ -287,11 +268,6 @@ impl<M: Means> Driver<M> {
                 self.registrar.handle(now, Event::SigningFailed { ticket });
             }
             Message::Question(question) => question(&self.registrar),
-            Message::Follow(follower) => {
-                let snapshot = self.registrar.revocations().clone();
-                // A follower that left meanwhile needs no snapshot.
-                drop(follower.send((snapshot, self.feed.subscribe())));
-            }
         }
     }
 
@@ -308,7 +284,7 @@ impl<M: Means> Driver<M> {
                 Effect::Acknowledge { ticket, task, version } => {
                     self.acknowledge(ticket, (task, version));
                 }
-                Effect::Publish(delta) => drop(self.feed.send(Arc::new(delta))),
+                Effect::Publish(delta) => self.means.publish(&delta),
                 Effect::RefreshCrl => self.means.refresh_crl(),
                 Effect::Watch { task, holder } => {
                     self.soon.extend(self.means.watch(task, &holder));

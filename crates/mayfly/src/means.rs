@@ -6,7 +6,8 @@ use std::sync::{
 };
 
 use mayfly_attest::Watcher;
-use mayfly_core::{Event, Finding, Grant, Holder, Record, Sequence, Serial, TaskId, Ticket};
+use mayfly_core::{Delta, Event, Finding, Grant, Holder, Record, Sequence, Serial, TaskId, Ticket};
+use mayfly_serve::feed::hub::Hub;
 use mayfly_store::{Committer, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -20,6 +21,8 @@ pub trait Means {
     /// Signs; answers with [`Message::Signed`], at once when there is no room to do it later.
     #[must_use]
     fn sign(&mut self, ticket: Ticket, grant: Grant) -> Option<Message>;
+    /// Tells followers what has become durable.
+    fn publish(&mut self, delta: &Delta);
     /// The list of revoked certificates has changed.
     fn refresh_crl(&mut self);
     /// Keeps an eye on a holder; answers at once when that cannot be done.
@@ -59,6 +62,8 @@ pub struct Machine {
     pub signers: Signers,
     /// Eyes on holders.
     pub watcher: Watcher,
+    /// The feed.
+    pub feed: Arc<Hub>,
     /// Wakes whoever signs revocation lists.
     pub crl: Arc<Notify>,
     /// Orders for the tasks' own sockets.
@@ -82,6 +87,10 @@ impl Means for Machine {
 
     fn sign(&mut self, ticket: Ticket, grant: Grant) -> Option<Message> {
         self.signers.submit(ticket, grant)
+    }
+
+    fn publish(&mut self, delta: &Delta) {
+        self.feed.publish(delta);
     }
 
     fn refresh_crl(&mut self) {

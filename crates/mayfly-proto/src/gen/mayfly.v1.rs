@@ -26,19 +26,19 @@ pub struct Resume {
     #[prost(bytes = "vec", tag = "3")]
     pub hash: ::prost::alloc::vec::Vec<u8>,
 }
-#[derive(Clone, PartialEq, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FollowResponse {
     /// On every message but the parts of a snapshot that are followed by more.
     #[prost(message, optional, tag = "1")]
     pub sealed: ::core::option::Option<Sealed>,
     /// Without content it is a heartbeat: nothing has changed up to the head's position.
-    #[prost(oneof = "follow_response::Content", tags = "2, 3, 4, 101, 102, 103")]
+    #[prost(oneof = "follow_response::Content", tags = "2, 3, 4")]
     pub content: ::core::option::Option<follow_response::Content>,
 }
 /// Nested message and enum types in `FollowResponse`.
 pub mod follow_response {
     /// Without content it is a heartbeat: nothing has changed up to the head's position.
-    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Content {
         /// An `Opening`, encoded. The first message of every stream, and of no other place.
         #[prost(bytes, tag = "2")]
@@ -48,58 +48,7 @@ pub mod follow_response {
         Snapshot(::prost::bytes::Bytes),
         #[prost(message, tag = "4")]
         Batches(super::Batches),
-        /// The unsigned form of before, until every side has moved.
-        #[prost(message, tag = "101")]
-        SnapshotWas(super::Snapshot),
-        #[prost(message, tag = "102")]
-        DeltaWas(super::Delta),
-        #[prost(message, tag = "103")]
-        HeartbeatWas(super::Heartbeat),
     }
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Snapshot {
-    #[prost(uint32, tag = "1")]
-    pub shard: u32,
-    #[prost(uint64, tag = "2")]
-    pub position: u64,
-    #[prost(message, repeated, tag = "3")]
-    pub windows: ::prost::alloc::vec::Vec<Window>,
-    #[prost(message, repeated, tag = "4")]
-    pub serials: ::prost::alloc::vec::Vec<RevokedSerial>,
-    #[prost(bool, tag = "5")]
-    pub more: bool,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Delta {
-    #[prost(uint32, tag = "1")]
-    pub shard: u32,
-    #[prost(uint64, tag = "2")]
-    pub from: u64,
-    #[prost(uint64, tag = "3")]
-    pub to: u64,
-    #[prost(message, repeated, tag = "4")]
-    pub changes: ::prost::alloc::vec::Vec<Change>,
-    #[prost(message, repeated, tag = "5")]
-    pub serials: ::prost::alloc::vec::Vec<RevokedSerial>,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Change {
-    #[prost(uint32, tag = "1")]
-    pub window: u32,
-    #[prost(uint32, tag = "2")]
-    pub slot: u32,
-    #[prost(uint32, tag = "3")]
-    pub status: u32,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Heartbeat {
-    #[prost(uint32, tag = "1")]
-    pub shard: u32,
-    #[prost(uint64, tag = "2")]
-    pub position: u64,
-    #[prost(uint64, tag = "3")]
-    pub at_ms: u64,
 }
 /// A `Head`, encoded, and an ES256 signature (r and s, 32 bytes each) by the trust domain's token key
 /// `kid` over "mayfly.v1.RevocationFeed", a zero byte, and the head. No JWS begins with a lower case

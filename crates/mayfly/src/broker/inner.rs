@@ -24,7 +24,7 @@ use crate::{
     desk::{LocalDesk, Policy},
     driver::{Driver, Inbox, Message},
     federation::{Federations, Poller},
-    keeper::Keeper,
+    keeper::{Keeper, Signed},
     means::{Machine, SocketOrder},
     office::{About, LocalOffice},
     seal::FeedSeal,
@@ -141,6 +141,7 @@ impl Inner {
     ) -> Seams {
         let (bundles, bundles_seen) = (self.bundles.clone(), self.bundles.subscribe());
         let (authorities, authorities_seen) = watch::channel(Vec::new());
+        let (published, published_seen) = watch::channel(Arc::default());
         let mut keeper = Keeper {
             ring,
             keys: self.keys,
@@ -149,8 +150,10 @@ impl Inner {
             authorities,
             crl: self.crl,
             crl_dir: about.paths.crls(),
+            published,
             inbox: self.inbox.clone(),
             clock: Arc::clone(clock),
+            signed: Signed::default(),
         };
         keeper.prepare().await;
         drop(running.tasks.spawn(keeper.run(running.stop.clone())));
