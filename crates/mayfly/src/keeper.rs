@@ -1,21 +1,27 @@
-//! Keeps keys, bundles and revocation lists fresh: the part of the broker that acts by the clock.
+//! Keeps keys, bundles, revocation lists and status lists fresh: the part of the broker that acts by the
+//! clock.
+//!
+//! The loop says when something is done; `mirrors` says what is out of date, `facts` what lists are made
+//! of, `pace` when they may be signed and how they are numbered, `files` where they are written.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod facts;
+mod files;
+mod mirrors;
+mod pace;
 
-use bytes::Bytes;
-use mayfly_core::{Event, Serial, Span, Timestamp};
-use mayfly_serve::desk::Bundles;
-use mayfly_sign::{
-    KeyRing, RotationStep, SignError,
-    crl::{Contents, Reason},
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use mayfly_core::Event;
+use mayfly_serve::{desk::Bundles, http::Published};
+use mayfly_sign::{KeyRing, RotationStep};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    facts::Facts,
+    mirrors::{Mirrors, Stamp},
+    pace::{Numbers, Pace},
+};
 use crate::{
     clock::{self, Clock},
     driver::Inbox,
@@ -25,16 +31,12 @@ use crate::{
 
 /// How often the files of foreign bundles are looked at.
 const FEDERATION_EVERY: Duration = Duration::from_secs(1);
-/// The least time between two revocation lists: OpenSSL tells lists apart by the second.
-const CRL_PACE: Duration = Duration::from_secs(1);
-/// How long a revocation list may be relied on. Verifiers refuse everyone after that, so it outlives an
-/// outage in which SVIDs expire anyway.
-const CRL_LIFE: Span = Span::from_secs(3600);
-/// When an unchanged list is signed anew.
-const CRL_RENEWAL: Duration = Duration::from_secs(900);
 /// Keys kept ready, and how many are made at a time.
 const POOL_TOP_UP: usize = 16;
 const POOL_EVERY: Duration = Duration::from_millis(20);
+/// How often, and how many times, a start looks whether its record is on disk.
+const DISK_LOOK_EVERY: Duration = Duration::from_millis(1);
+const DISK_LOOKS_MAX: u32 = 5_000;
 
 /// See the module.
 pub struct Keeper {
@@ -52,10 +54,22 @@ pub struct Keeper {
     pub crl: Arc<Notify>,
     /// Where revocation lists are written, one file per authority.
     pub crl_dir: PathBuf,
+    /// Where everything that is served to everybody is published.
+    pub published: watch::Sender<Arc<Published>>,
     /// The driver.
     pub inbox: Inbox,
     /// The hour.
     pub clock: Clock,
+    /// What was signed so far.
+    pub signed: Signed,
+}
+
+/// What the keeper has signed, and when it may sign again.
+#[derive(Debug, Default)]
+pub struct Signed {
+    pace: Pace,
+    numbers: Numbers,
+    mirrors: Mirrors,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -67,25 +81,22 @@ impl std::fmt::Debug for Keeper {
 impl Keeper {
     /// Runs until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut numbers = CrlNumbers::default();
         let mut federation = tokio::time::interval(FEDERATION_EVERY);
         let mut pool = tokio::time::interval(POOL_EVERY);
         pool.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let crl = Arc::clone(&self.crl);
-        let mut paced = tokio::time::interval(CRL_PACE);
+        let changed = Arc::clone(&self.crl);
         let mut dirty = false;
         loop {
-            let due = clock::until((self.clock)(), self.ring.poll_timeout());
+            let now = (self.clock)();
+            let rotation = clock::until(now, self.ring.poll_timeout());
+            let renewal = clock::until(now, self.signed.mirrors.due_at());
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(due) => self.rotate(&mut numbers).await,
-                () = crl.notified() => dirty = true,
-                _ = paced.tick() => {
-                    if std::mem::take(&mut dirty) || numbers.is_due((self.clock)()) {
-                        self.renew_crls(&mut numbers).await;
-                    }
-                }
-                _ = federation.tick() => if self.federations.reload() { self.publish(None) },
+                () = tokio::time::sleep(rotation) => dirty |= !self.rotate().await,
+                () = changed.notified() => dirty = true,
+                () = tokio::time::sleep(renewal), if !dirty => dirty = true,
+                () = self.signed.pace.ready(), if dirty => dirty = !self.renew_lists().await,
+                _ = federation.tick() => if self.federations.reload() { self.publish() },
                 _ = pool.tick() => self.keys.top_up(POOL_TOP_UP),
             }
         }
@@ -94,61 +105,79 @@ impl Keeper {
     /// Publishes what there is, before anybody is served.
     pub async fn prepare(&mut self) {
         self.federations.reload();
-        self.renew_crls(&mut CrlNumbers::default()).await;
+        self.wait_for_the_disk().await;
+        self.renew_lists().await;
         self.authorities.send_replace(self.ring.authorities());
     }
 
-    async fn rotate(&mut self, numbers: &mut CrlNumbers) {
+    /// Numbers follow the durable position, and a start is a record: once that is on disk, every number
+    /// is higher than those of the run before.
+    async fn wait_for_the_disk(&self) {
+        let Ok(last) = self.inbox.read(mayfly_core::Registrar::last_sequence).await else { return };
+        for _ in 0..DISK_LOOKS_MAX {
+            let is_durable =
+                move |r: &mayfly_core::Registrar| r.durable_sequence() >= last || r.is_halted();
+            if self.inbox.read(is_durable).await.unwrap_or(true) {
+                return;
+            }
+            tokio::time::sleep(DISK_LOOK_EVERY).await;
+        }
+        tracing::warn!("the disk is slow; revocation lists may repeat numbers of the last run");
+    }
+
+    /// Takes the steps that are due; `true` if lists are as new as the authorities.
+    async fn rotate(&mut self) -> bool {
         match self.ring.handle_timeout((self.clock)()) {
             Ok(steps) => {
+                self.publish();
                 self.keys.replace(self.ring.signer());
                 self.authorities.send_replace(self.ring.authorities());
                 // A new authority needs a list of its own before anything is signed by it.
-                self.renew_crls(numbers).await;
+                self.signed.pace.ready().await;
+                let renewed = self.renew_lists().await;
                 for step in steps {
                     let (what, detail) = note(&step);
                     tracing::info!(what, detail, "authority");
                     self.inbox.tell(Event::NoteAsked { what: what.to_owned(), detail }).await;
                 }
+                renewed
             }
-            Err(error) => tracing::error!(%error, "the authorities could not be rotated"),
+            Err(error) => {
+                tracing::error!(%error, "the authorities could not be rotated");
+                true
+            }
         }
     }
 
-    async fn renew_crls(&self, numbers: &mut CrlNumbers) {
-        let question = |registrar: &mayfly_core::Registrar| {
-            let revoked = registrar.revoked_certificates();
-            let revoked: Vec<_> =
-                revoked.map(|c| (c.serial, c.revoked_at, Reason::CessationOfOperation)).collect();
-            (revoked, registrar.last_sequence())
-        };
-        let Ok((revoked, sequence)) = self.inbox.read(question).await else { return };
-        let now = (self.clock)();
-        let number = numbers.next(sequence.0, now);
-        match self.sign_crls(number, now, &revoked) {
-            Ok(crls) => {
-                if let Err(error) = write_all(&self.crl_dir, &crls) {
-                    tracing::error!(%error, "revocation lists could not be written");
-                }
-                self.publish(Some(crls.into_iter().map(|(_, der)| der.into()).collect()));
+    /// Signs the lists that are out of date and publishes them; `false` if it has to be tried again.
+    async fn renew_lists(&mut self) -> bool {
+        self.signed.pace.spend();
+        let Ok(facts) = Facts::read(&self.inbox).await else { return false };
+        let (number, date) = self.signed.numbers.next(facts.durable, (self.clock)());
+        let stamp = Stamp { number, date };
+        let (publisher, hint) = (self.ring.publisher(), self.ring.refresh_hint());
+        let mut mirrors = std::mem::take(&mut self.signed.mirrors);
+        let dir = self.crl_dir.clone();
+        // A long list takes its time to sign, and nobody else should wait for it.
+        let signing = tokio::task::spawn_blocking(move || {
+            let outcome = mirrors.renew(&publisher, facts, stamp, hint);
+            if let Err(error) = files::write_all(&dir, mirrors.lists()) {
+                tracing::error!(%error, "revocation lists could not be written");
             }
-            Err(error) => tracing::error!(%error, "revocation lists could not be signed"),
+            (mirrors, outcome)
+        });
+        let Ok((mirrors, outcome)) = signing.await else { return false };
+        self.signed.mirrors = mirrors;
+        if let Err(error) = outcome {
+            tracing::error!(%error, "revocation lists could not be signed");
+            return false;
         }
+        self.publish();
+        true
     }
 
-    fn sign_crls(
-        &self,
-        number: u64,
-        now: Timestamp,
-        revoked: &[(Serial, Timestamp, Reason)],
-    ) -> Result<Vec<(String, Vec<u8>)>, SignError> {
-        let contents =
-            Contents { number, this_update: now, next_update: now.plus(CRL_LIFE), revoked };
-        self.ring.crls(&contents)
-    }
-
-    /// Publishes bundles; `crls` of `None` keeps the lists that were there.
-    fn publish(&self, crls: Option<Vec<Bytes>>) {
+    /// Publishes bundles, and all lists as they are.
+    fn publish(&self) {
         let own = self.ring.trust_domain().clone();
         let mut next = Bundles::default();
         next.x509.insert(own.clone(), self.ring.x509_bundle().concat().into());
@@ -162,38 +191,22 @@ impl Keeper {
                 next.jwt.insert(domain.clone(), bundle.jwks.clone().into());
             }
         }
-        self.bundles.send_if_modified(|current| {
-            next.crls = crls.unwrap_or_else(|| current.crls.clone());
-            let changed = **current != next;
-            if changed {
-                *current = Arc::new(next);
-            }
-            changed
-        });
+        let lists = self.signed.mirrors.lists().iter();
+        next.crls = lists.map(|(_, list)| list.body().clone()).collect();
+        replace(&self.bundles, Arc::new(next));
+        replace(&self.published, self.signed.mirrors.published());
     }
 }
 
-/// Revocation list numbers. They have to rise across restarts and clock steps, so they are derived
-/// from the journal's position, which does.
-#[derive(Debug, Default)]
-struct CrlNumbers {
-    last: u64,
-    signed_at: Timestamp,
-}
-
-impl CrlNumbers {
-    /// Lists that may be signed without a record between them. A restart writes a record.
-    const PER_POSITION: u64 = 1 << 16;
-
-    fn next(&mut self, sequence: u64, now: Timestamp) -> u64 {
-        self.signed_at = now;
-        self.last = (self.last + 1).max(sequence.saturating_mul(Self::PER_POSITION));
-        self.last
-    }
-
-    fn is_due(&self, now: Timestamp) -> bool {
-        clock::until(self.signed_at, now) >= CRL_RENEWAL
-    }
+/// Wakes those who watch only if there is something new to see.
+fn replace<T: PartialEq>(watched: &watch::Sender<Arc<T>>, next: Arc<T>) {
+    watched.send_if_modified(|current| {
+        let changed = !Arc::ptr_eq(current, &next) && **current != *next;
+        if changed {
+            *current = next;
+        }
+        changed
+    });
 }
 
 fn note(step: &RotationStep) -> (&'static str, String) {
@@ -206,23 +219,4 @@ fn note(step: &RotationStep) -> (&'static str, String) {
         RotationStep::Activated(kind, id) => ("authority_activated", of(kind, id)),
         RotationStep::Retired(kind, id) => ("authority_retired", of(kind, id)),
     }
-}
-
-/// Writes one file per authority, each replaced whole, and removes those of retired authorities.
-fn write_all(dir: &Path, crls: &[(String, Vec<u8>)]) -> std::io::Result<()> {
-    std::fs::create_dir_all(dir)?;
-    for (id, der) in crls {
-        let temporary = dir.join(format!(".{id}.tmp"));
-        std::fs::write(&temporary, der)?;
-        std::fs::rename(&temporary, dir.join(format!("{id}.crl")))?;
-    }
-    for entry in std::fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        let name = name.to_string_lossy();
-        let retired = name.strip_suffix(".crl").is_some_and(|id| crls.iter().all(|(k, _)| k != id));
-        if retired {
-            std::fs::remove_file(dir.join(&*name))?;
-        }
-    }
-    Ok(())
 }

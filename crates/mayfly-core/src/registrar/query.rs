@@ -137,6 +137,12 @@ impl Registrar {
         self.last
     }
 
+    /// The last record that is known to be on disk.
+    #[must_use]
+    pub const fn durable_sequence(&self) -> Sequence {
+        self.durable
+    }
+
     /// Whether the journal has failed and nothing is issued.
     #[must_use]
     pub const fn is_halted(&self) -> bool {

@@ -96,23 +96,24 @@ fn a_shard_and_its_leaves_name_the_same_place() {
     let ring = public_ring();
     let der = leaf(&ring, 1);
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).expect("a certificate");
-    let points =
-        parsed.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::CRLDistributionPoints(points) => Some(points),
-            _ => None,
-        });
+    let points = parsed.extensions().iter().find_map(|extension| {
+        let ParsedExtension::CRLDistributionPoints(points) = extension.parsed_extension() else {
+            return None;
+        };
+        Some(points)
+    });
     let point = points.and_then(|points| points.first()).expect("a distribution point");
     let number = shards::of(&serial(1));
     let lists = ring.publisher().shard(number, &contents(&[])).expect("a shard");
     let (_, list) = lists.first().expect("an authority");
     let (_, list) = CertificateRevocationList::from_der(list).expect("a list");
-    let issuing =
-        list.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::IssuingDistributionPoint(issuing) => {
-                Some((extension.critical, issuing))
-            }
-            _ => None,
-        });
+    let issuing = list.extensions().iter().find_map(|extension| {
+        let ParsedExtension::IssuingDistributionPoint(issuing) = extension.parsed_extension()
+        else {
+            return None;
+        };
+        Some((extension.critical, issuing))
+    });
     let (critical, issuing) = issuing.expect("an issuing distribution point");
     assert!(critical && issuing.only_contains_user_certs && !issuing.only_contains_ca_certs);
     assert!(!issuing.indirect_crl && issuing.only_some_reasons.is_none());

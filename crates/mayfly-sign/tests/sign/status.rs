@@ -128,7 +128,7 @@ fn a_million_slots_at_one_percent_are_at_most_twenty_kilobytes() {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        if state % 100 == 0 {
+        if state.is_multiple_of(100) {
             bitmap.set(Slot(slot), Status::Revoked);
             set += 1;
         }
@@ -136,7 +136,7 @@ fn a_million_slots_at_one_percent_are_at_most_twenty_kilobytes() {
     assert!((9_000..12_000).contains(&set), "{set}");
     let list = status::encode(bitmap.as_packed(), SLOTS);
     let compressed = list.len() / 4 * 3;
-    println!("2^20 slots, {set} set: {compressed} octets compressed, {} encoded", list.len());
+    eprintln!("2^20 slots, {set} set: {compressed} octets compressed, {} encoded", list.len());
     assert!(compressed <= 20_000, "{compressed}");
     let empty = status::encode(&[], SLOTS);
     assert!(empty.len() < 512, "{}", empty.len());
