@@ -84,6 +84,28 @@ pub fn unimplemented() -> Status {
     Status::new(Code::Unimplemented, "unimplemented: use X.509-SVIDs or JWT-SVIDs")
 }
 
+/// A method of Envoy's that Mayfly does not offer.
+#[must_use]
+pub fn unimplemented_delta() -> Status {
+    Status::new(Code::Unimplemented, "unimplemented: use StreamSecrets (`api_type: GRPC`)")
+}
+
+/// A name that is no secret of the caller's.
+#[must_use]
+pub fn of_secret_name() -> Status {
+    Status::new(
+        Code::InvalidArgument,
+        "secret_unknown: ask for `default`, `ROOTCA`, `ALL`, a SPIFFE ID of your own, or a trust domain \
+         that your profile names",
+    )
+}
+
+/// A type that is not discovered here.
+#[must_use]
+pub fn of_secret_type() -> Status {
+    Status::new(Code::InvalidArgument, "type_unknown: only secrets are discovered here")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mayfly_core::{Closing, Denial, Span, Timestamp};
+use mayfly_core::Denial;
 use mayfly_proto::spiffe::workload::X509svidResponse;
 use prost::Message;
 use tokio::sync::watch;
@@ -10,7 +10,8 @@ use tokio::sync::watch;
 use crate::{
     desk::{Bundles, Introduced, X509Svid},
     limits,
-    visit::{Speaker, Visit, Wake, is_passing},
+    visit::{Speaker, Visit, Wake},
+    wallet::{Wallet, the_end},
     wire,
 };
 
@@ -18,88 +19,42 @@ use crate::{
 pub(crate) struct SvidStream {
     visit: Visit,
     bundles: watch::Receiver<Arc<Bundles>>,
-    held: Vec<(Introduced, X509Svid)>,
-    /// When the next renewal is due; nothing is held before the first.
-    due: Timestamp,
+    wallet: Wallet<X509Svid>,
     said: Option<X509svidResponse>,
 }
 
 impl SvidStream {
     pub(crate) fn new(visit: Visit) -> Self {
         let bundles = visit.desk().bundles();
-        Self { visit, bundles, held: Vec::new(), due: Timestamp(0), said: None }
+        Self { visit, bundles, wallet: Wallet::new(), said: None }
     }
-
-    /// Looks, is introduced, and gets a fresh certificate for every identity.
-    async fn renew(&mut self) -> Result<(), Denial> {
-        let visit = &self.visit;
-        self.held = visit.credentials(|_| true, |one| visit.desk().x509(one)).await?;
-        // Several streams may hold the same certificate, so its own half life counts and not the
-        // moment at which this stream came.
-        let now = self.visit.now();
-        let half = self.held.iter().map(|(_, svid)| svid.half_life()).min().unwrap_or_default();
-        self.due = now.plus(pause(half.since(now)));
-        Ok(())
-    }
-
-    /// Renews because it is time. What is held stays good for its other half, so a desk that is out of
-    /// breath, or a lease that waits for its heartbeat, is asked again at half of what is left.
-    async fn renew_in_time(&mut self) -> Result<(), Denial> {
-        let Err(denial) = self.renew().await else { return Ok(()) };
-        let now = self.visit.now();
-        let left = self.earliest_end().since(now);
-        let may_wait =
-            is_passing(denial) || matches!(denial, Denial::LeaseTooShort | Denial::DeadlineNear);
-        // Certificates count in whole seconds, so the last one may expire a moment before its task
-        // ends. That end is what the client is to hear, and it is near.
-        let ends_soon = matches!(denial, Denial::LeaseTooShort | Denial::DeadlineNear);
-        if !may_wait || (left == Span(0) && !ends_soon) || self.visit.check().is_err() {
-            return Err(denial);
-        }
-        tracing::debug!(%denial, "a renewal has to wait");
-        self.due = now.plus(pause(Span(left.0 / 2)));
-        Ok(())
-    }
-
-    fn earliest_end(&self) -> Timestamp {
-        self.held.iter().map(|(_, svid)| svid.not_after).min().unwrap_or_default()
-    }
-}
-
-/// A pause that a desk with strange ideas of lifetimes cannot turn into a busy loop.
-fn pause(span: Span) -> Span {
-    let least = u64::try_from(limits::RENEWAL_MIN.as_millis()).unwrap_or(u64::MAX);
-    span.max(Span(least))
 }
 
 impl Speaker for SvidStream {
     type Message = X509svidResponse;
 
     async fn next(&mut self) -> Result<X509svidResponse, Denial> {
+        let Self { visit, bundles, wallet, said } = self;
+        let ask = |one: &Introduced| visit.desk().x509(one);
         loop {
-            if self.held.is_empty() {
-                self.renew().await?;
+            if wallet.is_empty() {
+                wallet.renew(visit, ask).await?;
             }
-            let bundles = Arc::clone(&self.bundles.borrow_and_update());
-            let message = wire::x509_svids(&self.held, &bundles)?;
+            let current = Arc::clone(&bundles.borrow_and_update());
+            let message = wire::x509_svids(wallet.kept(), &current)?;
             // A new revocation list alone is no news here: no client reads it, and all would reload.
-            let is_news = self.said.as_ref().is_none_or(|said| {
+            let is_news = said.as_ref().is_none_or(|said| {
                 said.svids != message.svids || said.federated_bundles != message.federated_bundles
             });
             if is_news {
-                self.visit.check()?;
+                visit.check()?;
                 check_size(&message)?;
-                self.said = Some(message.clone());
+                *said = Some(message.clone());
                 return Ok(message);
             }
-            let who = self.held.iter_mut().map(|(one, _)| one);
-            let alone = who.len() == 1;
-            match self.visit.wait(who, &mut self.bundles, Some(self.due)).await? {
-                Wake::Due => self.renew_in_time().await?,
-                Wake::News(closing) => {
-                    the_end(closing, alone)?;
-                    self.renew().await?;
-                }
+            match wallet.wait(visit, bundles).await? {
+                Wake::Due => wallet.renew_in_time(visit, ask).await?,
+                Wake::News(_) => wallet.renew(visit, ask).await?,
                 Wake::Bundles => {}
             }
         }
@@ -151,16 +106,6 @@ impl<M: Message + Clone + PartialEq + 'static> Speaker for BundleStream<M> {
                 Wake::Due => {}
             }
         }
-    }
-}
-
-/// The end of a caller's only task is the end of its stream, at once. A caller with several identities
-/// is introduced again and keeps the others; what is missing from the next message is withdrawn.
-fn the_end(closing: Closing, alone: bool) -> Result<(), Denial> {
-    match closing {
-        Closing::Ended if alone => Err(Denial::TaskEnded),
-        Closing::Suspended if alone => Err(Denial::TaskQuarantined),
-        Closing::Ended | Closing::Suspended | Closing::Changed => Ok(()),
     }
 }
 

@@ -109,7 +109,8 @@ impl Visit {
         Err(last)
     }
 
-    async fn unless_gone<T>(
+    /// Does `work` for as long as the caller is there.
+    pub(crate) async fn unless_gone<T>(
         &self,
         work: impl Future<Output = Result<T, Denial>>,
     ) -> Result<T, Denial> {

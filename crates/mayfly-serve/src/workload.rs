@@ -64,7 +64,8 @@ impl Workload {
         Self { house: House { desk, eyes, clock }, calls }
     }
 
-    fn visit<T>(&self, request: &Request<T>) -> Result<Visit, Status> {
+    /// Begins a call.
+    pub(crate) fn visit<T>(&self, request: &Request<T>) -> Result<Visit, Status> {
         // Absent only if somebody serves this over another listener than ours.
         let guest = request.extensions().get::<Arc<Guest>>();
         let guest = guest.ok_or_else(|| status::of(Denial::AttestationFailed))?;

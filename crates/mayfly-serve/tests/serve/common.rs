@@ -126,7 +126,7 @@ impl Desk for TestDesk {
         let now = self.0.now();
         reply(Ok(X509Svid {
             spiffe_id: who.identity.spiffe_id.clone(),
-            chain: Bytes::from(format!("chain {number}")),
+            chain: der(&format!("chain {number}")),
             key: Bytes::from(format!("key {number}")),
             not_before: now.minus(BACKDATE),
             not_after: Timestamp(now.0 + script.ttl_ms),
@@ -163,6 +163,12 @@ impl Desk for TestDesk {
         let set = self.0.set.lock().unwrap_or_else(PoisonError::into_inner).clone();
         reply(Ok((set, deltas)))
     }
+}
+
+/// What has the shape of DER and says something else.
+pub(crate) fn der(text: &str) -> Bytes {
+    let len = u8::try_from(text.len()).expect("a short text");
+    [&[0x30, len], text.as_bytes()].concat().into()
 }
 
 pub(crate) fn domain(name: &str) -> TrustDomain {

@@ -7,5 +7,6 @@ mod doors;
 mod feed;
 mod http;
 mod rough;
+mod sds;
 mod streams;
 mod workload;

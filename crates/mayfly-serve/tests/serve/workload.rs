@@ -237,7 +237,10 @@ async fn point_14_24_26_first_message_comes_at_once_and_in_the_desks_order() {
         let wanted = [3, 1, 2].map(|number| format!("spiffe://example.org/w/{number}"));
         assert_eq!(ids, wanted);
         for svid in &message.svids {
-            assert!(svid.x509_svid.starts_with(b"chain") && svid.x509_svid_key.starts_with(b"key"));
+            assert!(
+                svid.x509_svid.starts_with(b"\x30\x07chain")
+                    && svid.x509_svid_key.starts_with(b"key")
+            );
             assert_eq!(svid.bundle.as_ref(), b"x509 1");
         }
         assert_eq!(message.crl, vec![b"crl 1".as_slice()]);
