@@ -24,3 +24,4 @@ mod rotation;
 mod run;
 mod sidecar;
 mod stand;
+mod verifiers;
