@@ -33,8 +33,8 @@ async fn assert_worthless(
     assert_eq!((view.state.as_str(), view.cause.as_str()), ("ended", cause));
     // A No is heard before it is on disk, so the log may be a moment behind.
     let last = until("the entry in the log", async || {
-        let (_, mut story) = operator.clone().show(&loot.task).await.expect("it is remembered");
-        story.pop().filter(|entry| entry.what == "ended")
+        let (_, story) = operator.clone().show(&loot.task).await.expect("it is remembered");
+        story.into_iter().find(|entry| entry.what == "ended")
     });
     let last = last.await;
     assert!(last.detail.starts_with(cause), "{last:?}");
@@ -73,6 +73,37 @@ async fn r14_the_holders_exit_ends_its_task() {
         let met = survivor.x509().await.expect("met as itself");
         assert!(met.task() != loot.task && met.spiffe_id.contains("/met/"), "{met:?}");
     }
+}
+
+/// R21: a token that is shown after the end is refused, and its use stands in the task's story, once.
+/// A token that is in order leaves no trace of the kind.
+#[tokio::test]
+async fn r21_use_after_the_end_is_detected_and_testified() {
+    let (site, broker, mut operator) = stand().await;
+    let casting = Casting { held: true, ..Casting::default() };
+    let mut survivor = Actor::cast(&site.socket(), casting).await;
+    let task = begin_on(&mut operator, survivor.pid).await;
+    survivor.watch().await;
+    let token = survivor.jwt(AUDIENCE).await.expect("a token");
+    for _ in 0..3 {
+        assert!(is_valid(&broker, &token).await);
+    }
+    survivor.signal(Signal::SIGKILL);
+    survivor.reap().await;
+    survivor.stream_end().await;
+    for _ in 0..3 {
+        assert!(!is_valid(&broker, &token).await);
+    }
+    let alarms = until("the alarm in the log", async || {
+        let (_, story) = operator.clone().show(&task).await.expect("it is remembered");
+        let alarms = story.into_iter().filter(|entry| entry.what.starts_with("used_"));
+        let alarms: Vec<_> = alarms.map(|entry| (entry.what, entry.detail)).collect();
+        (!alarms.is_empty()).then_some(alarms)
+    });
+    let alarms = alarms.await;
+    assert_eq!(alarms.len(), 1, "said once: {alarms:?}");
+    assert_eq!(alarms[0].0, "used_after_end");
+    assert!(alarms[0].1.contains("says spiffe://"), "it names who was shown it: {alarms:?}");
 }
 
 /// R14: the last process of a cgroup is gone.

@@ -93,6 +93,11 @@ pub fn main() -> ExitCode {
     if let Command::Hold(args) = cli.command {
         return run::hold(&args);
     }
+    if let Command::DemoWorkload(args) = &cli.command
+        && !args.survivor
+    {
+        return demo::hold(args).map_or_else(report, |()| ExitCode::SUCCESS);
+    }
     let quiet = !matches!(cli.command, Command::Up(_));
     start_logging(quiet);
     // Two workers: one for the driver's turn, one for everybody else; threads of their own sign and

@@ -9,26 +9,31 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
-    sync::Arc,
     time::Duration,
 };
 
 use mayfly_proto::mayfly::v1 as wire;
-use mayfly_verify::{
-    Authorize, Endpoint, Follower, InvalidEndpoint, Party, Patience, WorkloadClient, WorkloadError,
-    X509Source,
-};
+use mayfly_verify::{InvalidEndpoint, WorkloadClient, WorkloadError};
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines},
-    net::{TcpListener, TcpStream},
-    process::{Child, ChildStdin, ChildStdout, Command},
-    sync::mpsc,
-    task::JoinSet,
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
     time::timeout,
 };
 
-use crate::{admin, clock};
+use crate::{
+    admin, clock,
+    stage::{
+        service::Service,
+        troupe::{Cue, Troupe},
+    },
+};
+
+mod service;
+mod survivor;
+mod troupe;
+
+pub use survivor::{hold, survive};
 
 /// The longest that any step may take. Nothing here takes a tenth of it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -82,11 +87,34 @@ pub struct Round {
     /// From the kill until the survivor's Workload API stream was closed.
     pub stream_closed_ms: f64,
     /// … until `ValidateJWTSVID` refused its token.
-    pub token_refused_ms: f64,
+    pub token_refused_ms: Option<f64>,
     /// … until the service refused its certificate on a new connection.
-    pub new_connection_refused_ms: f64,
+    pub new_connection_refused_ms: Option<f64>,
     /// … until the service cut the connection that was open.
     pub live_connection_cut_ms: f64,
+}
+
+/// What the survivor tries again and again, until it may not. Each try costs the machine something that
+/// the broker then lacks, so a bench tries one thing at a time.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Probe {
+    /// Both.
+    All,
+    /// New connections.
+    Connection,
+    /// Its token.
+    Token,
+}
+
+impl Probe {
+    const fn connects(self) -> bool {
+        matches!(self, Self::All | Self::Connection)
+    }
+
+    const fn shows_token(self) -> bool {
+        matches!(self, Self::All | Self::Token)
+    }
 }
 
 /// A broker and a verifying service, ready for rounds.
@@ -118,15 +146,21 @@ impl Stage {
         self.dir.join("workload.sock")
     }
 
+    /// The broker's data directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// A task begins, works, and is killed; who notices, and when?
     ///
     /// # Errors
     /// [`StageError`] says which step failed.
-    pub async fn round(&mut self) -> Result<Round, StageError> {
-        let mut troupe = Troupe::start(&self.program, &self.dir, self.service.address).await?;
+    pub async fn round(&mut self, probe: Probe) -> Result<Round, StageError> {
+        let mut troupe = Troupe::start(&self.program, &self.dir, self.service.address()).await?;
         let began = clock::monotonic_ns();
-        begin(&self.dir, troupe.pid).await?;
-        troupe.say("go").await?;
+        begin(&self.dir, troupe.pid()).await?;
+        troupe.go(probe).await?;
         let svid = troupe.hear(|cue| matches!(cue, Cue::Svid { .. })).await?;
         let heard = troupe.hear(|cue| matches!(cue, Cue::Token { .. })).await?;
         let Cue::Token { token } = heard else {
@@ -136,21 +170,26 @@ impl Stage {
         troupe.hear(connected).await?;
         // The service has seen a live connection of this workload by now; older news is another's.
         self.service.forget_news();
-        let watch = self.service.client.clone();
+        let watch = self.service.client().clone();
         watch.validate_jwt(AUDIENCE, &token).await?;
 
         let killed = troupe.kill()?;
-        let refused = refused_token(&watch, &token);
+        let refused = async {
+            if !probe.shows_token() {
+                return Ok(None);
+            }
+            refused_token(&watch, &token).await.map(Some)
+        };
         let cut = self.service.cut();
-        let told = troupe.told();
+        let told = troupe.told(probe);
         let (token_refused, cut, told) = tokio::join!(refused, cut, told);
         let (closed, turned_away) = told?;
         let since = |at: u64| ms(at.saturating_sub(killed));
         Ok(Round {
             begin_to_svid_ms: ms(svid.at().saturating_sub(began)),
             stream_closed_ms: since(closed),
-            token_refused_ms: since(token_refused?),
-            new_connection_refused_ms: since(turned_away),
+            token_refused_ms: token_refused?.map(since),
+            new_connection_refused_ms: turned_away.map(since),
             live_connection_cut_ms: since(cut?),
         })
     }
@@ -194,6 +233,13 @@ path = "/demo/service"
 selectors = []
 owner = "demo"
 binding = "socket"
+
+[[profile]]
+name = "crowd"
+path = "/demo/crowd"
+selectors = []
+owner = "demo"
+binding = "lease"
 "#
     )
 }
@@ -258,275 +304,4 @@ async fn refused_token(client: &WorkloadClient, token: &str) -> Result<u64, Stag
     timeout(PATIENCE, asking)
         .await
         .map_err(|_elapsed| StageError::Missing("the token is still good"))
-}
-
-/// A service in Rust that verifies its callers with `mayfly-verify`.
-#[derive(Debug)]
-struct Service {
-    address: std::net::SocketAddr,
-    client: WorkloadClient,
-    cuts: mpsc::Receiver<u64>,
-    _source: X509Source,
-    _follower: Follower,
-    _serving: JoinSet<()>,
-}
-
-impl Service {
-    async fn start(dir: &Path) -> Result<Self, StageError> {
-        let socket = wire::begin_task_request::Holder::Socket(true);
-        let begun = begin_as(dir, "service", socket).await?;
-        let endpoint = Endpoint::parse(&format!("unix://{}", begun.socket))?;
-        let client = WorkloadClient::new(&endpoint);
-        let source = client.watch_x509();
-        source.ready().await.ok_or(StageError::Missing("the service has no identity"))?;
-        let follower = Follower::connect(&endpoint, Patience::default());
-        follower.ready().await;
-        let party = Party::new(source.held(), Authorize::Any, Arc::clone(follower.view()));
-        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(io("cannot listen"))?;
-        let address = listener.local_addr().map_err(io("cannot listen"))?;
-        let (cut, cuts) = mpsc::channel(64);
-        let mut serving = JoinSet::new();
-        serving.spawn(serve(listener, party, cut));
-        let (_source, _follower, _serving) = (source, follower, serving);
-        Ok(Self { address, client, cuts, _source, _follower, _serving })
-    }
-
-    fn forget_news(&mut self) {
-        while self.cuts.try_recv().is_ok() {}
-    }
-
-    /// The instant at which the service cut a live connection.
-    async fn cut(&mut self) -> Result<u64, StageError> {
-        let cut = timeout(PATIENCE, self.cuts.recv()).await;
-        cut.ok().flatten().ok_or(StageError::Missing("the live connection goes on"))
-    }
-}
-
-async fn serve(listener: TcpListener, party: Party, cut: mpsc::Sender<u64>) {
-    let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
-        while connections.try_join_next().is_some() {}
-        connections.spawn(echo(stream, party.clone(), cut.clone()));
-    }
-}
-
-/// Answers each byte with itself until the peer leaves or is cut off.
-async fn echo(stream: TcpStream, party: Party, cut: mpsc::Sender<u64>) {
-    let Ok(mut stream) = party.accept(stream, clock::now()).await else { return };
-    let mut byte = [0];
-    while stream.read_exact(&mut byte).await.is_ok() && stream.write_all(&byte).await.is_ok() {}
-    if stream.refused().is_some() {
-        let _nobody_listens_between_rounds = cut.try_send(clock::monotonic_ns());
-    }
-}
-
-/// What the survivor says, a line of JSON each.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(tag = "cue", rename_all = "snake_case")]
-enum Cue {
-    /// It has an X.509-SVID.
-    Svid { at: u64 },
-    /// It has a token.
-    Token { token: String },
-    /// It has a live connection that works.
-    Connected { at: u64 },
-    /// Its Workload API stream was closed.
-    StreamClosed { at: u64, code: String },
-    /// It was turned away on a new connection.
-    TurnedAway { at: u64 },
-}
-
-impl Cue {
-    const fn at(&self) -> u64 {
-        match self {
-            Self::Svid { at }
-            | Self::Connected { at }
-            | Self::StreamClosed { at, .. }
-            | Self::TurnedAway { at } => *at,
-            Self::Token { .. } => 0,
-        }
-    }
-}
-
-/// The holder and, through its pipes, the survivor.
-#[derive(Debug)]
-struct Troupe {
-    holder: Child,
-    pid: i32,
-    stdin: ChildStdin,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Troupe {
-    async fn start(
-        program: &Path,
-        dir: &Path,
-        service: std::net::SocketAddr,
-    ) -> Result<Self, StageError> {
-        let mut holder = Command::new(program)
-            .args(["demo-workload", "--service", &service.to_string()])
-            .env("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}/workload.sock", dir.display()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(io("cannot start a workload"))?;
-        let pid = holder.id().and_then(|pid| i32::try_from(pid).ok());
-        let pid = pid.ok_or(StageError::Missing("the workload has no pid"))?;
-        let stdin = holder.stdin.take().ok_or(StageError::Missing("the workload has no input"))?;
-        let stdout =
-            holder.stdout.take().ok_or(StageError::Missing("the workload has no output"))?;
-        let mut troupe = Self { holder, pid, stdin, lines: BufReader::new(stdout).lines() };
-        // The survivor is up and waits for its cue, so that what is measured is not a process's start.
-        troupe.line().await?;
-        Ok(troupe)
-    }
-
-    async fn say(&mut self, word: &str) -> Result<(), StageError> {
-        let line = format!("{word}\n");
-        self.stdin.write_all(line.as_bytes()).await.map_err(io("the workload does not listen"))
-    }
-
-    async fn line(&mut self) -> Result<String, StageError> {
-        let line = timeout(PATIENCE, self.lines.next_line()).await;
-        let line = line.map_err(|_elapsed| StageError::Missing("the workload says nothing"))?;
-        line.map_err(io("cannot hear the workload"))?
-            .ok_or(StageError::Missing("the workload left"))
-    }
-
-    async fn hear(&mut self, wanted: impl Fn(&Cue) -> bool) -> Result<Cue, StageError> {
-        loop {
-            let cue = serde_json::from_str(&self.line().await?);
-            let cue = cue.map_err(|_not_json| StageError::Missing("the workload stammers"))?;
-            if wanted(&cue) {
-                return Ok(cue);
-            }
-        }
-    }
-
-    /// Kills the holder, and says when.
-    fn kill(&mut self) -> Result<u64, StageError> {
-        let at = clock::monotonic_ns();
-        self.holder.start_kill().map_err(io("cannot kill the workload"))?;
-        Ok(at)
-    }
-
-    /// When its stream was closed, and when it was turned away.
-    async fn told(&mut self) -> Result<(u64, u64), StageError> {
-        // The holder is reaped by whoever started it, which is what a supervisor would do.
-        let _exit = self.holder.wait().await;
-        let (mut closed, mut turned_away) = (None, None);
-        loop {
-            if let (Some(closed), Some(turned_away)) = (closed, turned_away) {
-                return Ok((closed, turned_away));
-            }
-            let told = |cue: &Cue| matches!(cue, Cue::StreamClosed { .. } | Cue::TurnedAway { .. });
-            match self.hear(told).await? {
-                Cue::StreamClosed { at, .. } => closed = Some(at),
-                Cue::TurnedAway { at } => turned_away = Some(at),
-                Cue::Svid { .. } | Cue::Token { .. } | Cue::Connected { .. } => {}
-            }
-        }
-    }
-}
-
-/// The holder: starts the survivor and waits, for ever as far as it knows.
-///
-/// # Errors
-/// If the survivor cannot be started.
-pub async fn hold(program: &Path, service: &str) -> Result<(), StageError> {
-    let mut survivor = Command::new(program)
-        .args(["demo-workload", "--survivor", "--service", service])
-        .spawn()
-        .map_err(io("cannot start the survivor"))?;
-    survivor.wait().await.map_err(io("cannot wait for the survivor"))?;
-    Ok(())
-}
-
-/// The survivor: fetches, connects, and reports how it loses everything. Ends when its input does.
-///
-/// # Errors
-/// [`StageError`] says which step failed.
-pub async fn survive(service: &str) -> Result<(), StageError> {
-    say_line("ready").await?;
-    let mut cues = BufReader::new(tokio::io::stdin()).lines();
-    cues.next_line().await.map_err(io("no cue"))?;
-    let endpoint = Endpoint::from_env()?;
-    let client = WorkloadClient::new(&endpoint);
-    let source = client.watch_x509();
-    source.ready().await.ok_or(StageError::Missing("the workload has no identity"))?;
-    cue(&Cue::Svid { at: clock::monotonic_ns() }).await?;
-    let tokens = client.fetch_jwt(&[AUDIENCE], None).await?;
-    let token = tokens.into_iter().next().ok_or(StageError::Missing("no token"))?.token;
-    cue(&Cue::Token { token }).await?;
-
-    // A thief keeps what was there: a copy of the identities that no withdrawal reaches.
-    let stolen = tokio::sync::watch::channel(source.held().borrow().clone()).1;
-    let follower = Follower::connect(&endpoint, Patience::default());
-    // Until it has heard who has ended, it trusts nobody.
-    follower.ready().await;
-    let party = Party::new(stolen, Authorize::Any, Arc::clone(follower.view()));
-    let mut live = connect(&party, service).await.map_err(io("cannot connect"))?;
-    cue(&Cue::Connected { at: clock::monotonic_ns() }).await?;
-    let closed = stream_closed(source.held());
-    let turned_away = turned_away(&party, service);
-    let work = async {
-        // The live connection is used all the time; its end is the service's to report.
-        while exchange(&mut live).await.is_ok() {
-            beat().await;
-        }
-        std::future::pending::<()>().await;
-    };
-    let left = async { while let Ok(Some(_)) = cues.next_line().await {} };
-    let told = async { tokio::try_join!(closed, turned_away) };
-    tokio::select! {
-        told = told => { told?; }
-        () = work => {}
-        () = left => {}
-    }
-    Ok(())
-}
-
-async fn stream_closed(
-    mut held: tokio::sync::watch::Receiver<mayfly_verify::Held>,
-) -> Result<(), StageError> {
-    let withdrawn = held.wait_for(|held| matches!(held, mayfly_verify::Held::Withdrawn)).await;
-    drop(withdrawn.map_err(|_gone| StageError::Missing("the source ended"))?);
-    let code = "PERMISSION_DENIED".to_owned();
-    cue(&Cue::StreamClosed { at: clock::monotonic_ns(), code }).await
-}
-
-/// Connects again and again; reports the first time that it may not.
-async fn turned_away(party: &Party, service: &str) -> Result<(), StageError> {
-    while connect(party, service).await.is_ok() {
-        beat().await;
-    }
-    cue(&Cue::TurnedAway { at: clock::monotonic_ns() }).await
-}
-
-type Live = mayfly_verify::Guarded<tokio_rustls::client::TlsStream<TcpStream>>;
-
-async fn connect(party: &Party, service: &str) -> std::io::Result<Live> {
-    let stream = TcpStream::connect(service).await?;
-    let mut stream = party.connect(stream, clock::now()).await?;
-    // In TLS 1.3 a client hears of a refusal only when it reads.
-    exchange(&mut stream).await?;
-    Ok(stream)
-}
-
-async fn exchange(stream: &mut Live) -> std::io::Result<()> {
-    let mut byte = [7];
-    stream.write_all(&byte).await?;
-    stream.read_exact(&mut byte).await.map(drop)
-}
-
-async fn cue(cue: &Cue) -> Result<(), StageError> {
-    say_line(&serde_json::to_string(cue).unwrap_or_default()).await
-}
-
-async fn say_line(line: &str) -> Result<(), StageError> {
-    let mut stdout = tokio::io::stdout();
-    let line = format!("{line}\n");
-    stdout.write_all(line.as_bytes()).await.map_err(io("nobody listens"))?;
-    stdout.flush().await.map_err(io("nobody listens"))
 }

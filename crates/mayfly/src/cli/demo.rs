@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{CliError, Context, Output, output};
-use crate::stage::{self, Stage};
+use crate::stage::{self, Probe, Stage};
 
 /// Arguments of `mayfly demo`.
 #[derive(Args, Debug)]
@@ -18,15 +18,16 @@ pub(crate) struct WorkloadArgs {
     service: String,
     /// Be the one that outlives the holder
     #[arg(long)]
-    survivor: bool,
+    pub(super) survivor: bool,
 }
 
 pub(crate) async fn workload(args: &WorkloadArgs) -> Result<(), CliError> {
-    if args.survivor {
-        return Ok(stage::survive(&args.service).await?);
-    }
+    Ok(stage::survive(&args.service).await?)
+}
+
+pub(crate) fn hold(args: &WorkloadArgs) -> Result<(), CliError> {
     let program = std::env::current_exe().map_err(CliError::io("cannot find this program"))?;
-    Ok(stage::hold(&program, &args.service).await?)
+    Ok(stage::hold(&program, &args.service)?)
 }
 
 pub(crate) async fn demo(context: &Context, _args: &DemoArgs) -> Result<(), CliError> {
@@ -43,7 +44,7 @@ pub(crate) async fn demo(context: &Context, _args: &DemoArgs) -> Result<(), CliE
     say("A task begins. Its workload fetches an X.509-SVID and a JWT-SVID with a SPIFFE client,");
     say("and talks to the service. Then the task's process is killed with -9.");
     say("A child of it survives, with the key, the token and the open connection in its hands.");
-    let round = stage.round().await?;
+    let round = stage.round(Probe::All).await?;
     stage.strike().await?;
     if !talk {
         output::json(&json!(round));
@@ -54,8 +55,12 @@ pub(crate) async fn demo(context: &Context, _args: &DemoArgs) -> Result<(), CliE
     step("task begun, SVID in hand ", round.begin_to_svid_ms);
     say("  kill -9");
     step("its Workload API stream was closed ", round.stream_closed_ms);
-    step("its token was refused ", round.token_refused_ms);
-    step("its certificate was refused on a new connection ", round.new_connection_refused_ms);
+    for (what, ms) in [
+        ("its token was refused ", round.token_refused_ms),
+        ("its certificate was refused on a new connection ", round.new_connection_refused_ms),
+    ] {
+        ms.map(|ms| step(what, ms)).unwrap_or_default();
+    }
     step("its live connection was cut ", round.live_connection_cut_ms);
     say("");
     say("Certificate and token would have been valid for minutes. Nothing is left behind.");
