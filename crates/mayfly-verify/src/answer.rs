@@ -123,7 +123,9 @@ where
                     (refused, *style)
                 }
                 Ok(()) => match body.as_mut().poll_frame(cx) {
-                    Poll::Ready(frame) => return Poll::Ready(frame.map(|one| one.map_err(Into::into))),
+                    Poll::Ready(frame) => {
+                        return Poll::Ready(frame.map(|one| one.map_err(Into::into)));
+                    }
                     Poll::Pending => match vigil.poll_end(cx) {
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(refused) => {

@@ -242,4 +242,3 @@ where
         self.inner.call(request)
     }
 }
-

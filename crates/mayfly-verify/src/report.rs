@@ -15,14 +15,13 @@ use std::{
 };
 
 use mayfly_core::{Serial, SpiffeId, Timestamp};
-use mayfly_proto::mayfly::v1::{
-    self as wire, revocation_feed_client::RevocationFeedClient,
-};
+use mayfly_proto::mayfly::v1::{self as wire, revocation_feed_client::RevocationFeedClient};
 use tokio::{sync::mpsc, task::JoinSet};
 use tonic::{Code, transport::Channel};
 
 use crate::{
-    backoff::Backoff, endpoint::Endpoint, peer::Peer, refused::Refused, telemetry, workload::request,
+    backoff::Backoff, endpoint::Endpoint, peer::Peer, refused::Refused, telemetry,
+    workload::request,
 };
 
 /// Reports that wait for the broker.
@@ -161,8 +160,7 @@ impl Reporter {
 
     /// Hands a report over, unless the same was before. Never waits.
     pub fn report(&self, misuse: Misuse) {
-        let key =
-            (misuse.kind, misuse.serial, misuse.spiffe_id.clone(), misuse.presenter.clone());
+        let key = (misuse.kind, misuse.serial, misuse.spiffe_id.clone(), misuse.presenter.clone());
         // The set is changed by two insertions; a thread that died between them cost one report.
         let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
         if !told.first(&key) {

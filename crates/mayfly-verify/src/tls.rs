@@ -11,7 +11,7 @@ use rustls::{
     ClientConfig, CommonState, Error, ServerConfig,
     client::Resumption,
     crypto::{CryptoProvider, ring},
-    server::NoServerSessionStorage,
+    server::{NoServerSessionStorage, danger::ClientCertVerifier},
 };
 use rustls_pki_types::ServerName;
 use tokio::sync::watch;
@@ -100,6 +100,15 @@ impl Party {
         config.enable_sni = false;
         config.alpn_protocols.clone_from(&self.alpn);
         Ok(config)
+    }
+
+    /// What judges clients, for a server configuration of another make.
+    ///
+    /// Whoever uses it alone has to switch resumption off, as [`Self::server_config`] does, and to watch
+    /// over live connections, as [`Self::guard`] and [`Self::standing`] do.
+    #[must_use]
+    pub fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
+        self.rules.clone()
     }
 
     /// Made once: what changes, the identity and the news, is asked for through it.

@@ -4,9 +4,15 @@
 mod broker;
 mod common;
 
+mod bearer;
 mod feed;
 mod handshake;
+mod http2;
+mod layer;
 mod leaf;
 mod live;
+mod reader;
+mod report;
 mod source;
 mod token;
+mod traps;

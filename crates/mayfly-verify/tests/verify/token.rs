@@ -13,9 +13,9 @@ use ring::{
 };
 use serde_json::{Value, json};
 
-const AUDIENCE: &str = "db";
+pub(crate) const AUDIENCE: &str = "db";
 
-struct Signer {
+pub(crate) struct Signer {
     key: EcdsaKeyPair,
     curve: &'static str,
 }
@@ -28,17 +28,17 @@ impl Signer {
         Self { key, curve }
     }
 
-    fn p256() -> Self {
+    pub(crate) fn p256() -> Self {
         Self::new(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, "P-256")
     }
 
-    fn jwk(&self, kid: &str) -> Value {
+    pub(crate) fn jwk(&self, kid: &str) -> Value {
         let point = self.key.public_key().as_ref().get(1..).expect("a point");
         let (x, y) = point.split_at(point.len() / 2);
         json!({"kty": "EC", "crv": self.curve, "kid": kid, "x": B64.encode(x), "y": B64.encode(y)})
     }
 
-    fn sign(&self, header: &Value, claims: &Value) -> String {
+    pub(crate) fn sign(&self, header: &Value, claims: &Value) -> String {
         let message = message(header, claims);
         let signature = self.key.sign(&SystemRandom::new(), message.as_bytes()).expect("signed");
         format!("{message}.{}", B64.encode(signature))
@@ -49,11 +49,11 @@ fn message(header: &Value, claims: &Value) -> String {
     format!("{}.{}", B64.encode(header.to_string()), B64.encode(claims.to_string()))
 }
 
-fn header() -> Value {
+pub(crate) fn header() -> Value {
     json!({"alg": "ES256", "kid": "k1", "typ": "JWT"})
 }
 
-fn claims() -> Value {
+pub(crate) fn claims() -> Value {
     json!({
         "sub": "spiffe://example.org/a",
         "aud": [AUDIENCE],
@@ -63,13 +63,13 @@ fn claims() -> Value {
     })
 }
 
-fn sets(domain: &str, keys: Value) -> JwkSets {
+pub(crate) fn sets(domain: &str, keys: Value) -> JwkSets {
     let set = JwkSet::parse(json!({ "keys": keys }).to_string().as_bytes()).expect("a set");
     [(TrustDomain::parse(domain).expect("a name"), set)].into_iter().collect()
 }
 
 /// `base` with one member changed, or removed if `value` is null.
-fn with(mut base: Value, name: &str, value: Value) -> Value {
+pub(crate) fn with(mut base: Value, name: &str, value: Value) -> Value {
     let map = base.as_object_mut().expect("an object");
     if value.is_null() {
         map.remove(name);
