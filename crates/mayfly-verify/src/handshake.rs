@@ -6,11 +6,12 @@
 //! welcome.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use mayfly_core::Timestamp;
+use mayfly_core::{Timestamp, TrustDomain};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::{
@@ -49,6 +50,8 @@ pub(crate) struct Rules {
     pub(crate) held: watch::Receiver<Held>,
     authorize: Authorize,
     pub(crate) view: Arc<View>,
+    /// What the feeds of other trust domains have told, where somebody follows them.
+    foreign: BTreeMap<TrustDomain, Arc<View>>,
     pub(crate) patience: Patience,
     pub(crate) reporter: Option<Reporter>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -66,11 +69,23 @@ impl Rules {
     pub(crate) fn new(held: watch::Receiver<Held>, authorize: Authorize, view: Arc<View>) -> Self {
         let algorithms = ring::default_provider().signature_verification_algorithms;
         let patience = view.patience();
-        Self { held, authorize, view, patience, reporter: None, algorithms, key: Arc::default() }
+        let (foreign, reporter, key) = (BTreeMap::new(), None, Arc::default());
+        Self { held, authorize, view, foreign, patience, reporter, algorithms, key }
     }
 
     pub(crate) fn with_patience(self, patience: Patience) -> Self {
         Self { patience, ..self }
+    }
+
+    pub(crate) fn with_foreign_view(mut self, domain: TrustDomain, view: Arc<View>) -> Self {
+        self.foreign.insert(domain, view);
+        self
+    }
+
+    /// What is known of those who have ended in the peer's trust domain. Two trust domains use the same
+    /// places for different tasks, so each is asked by its own feed or by none.
+    pub(crate) fn view_of(&self, peer: &Peer) -> Option<&Arc<View>> {
+        if peer.own { Some(&self.view) } else { self.foreign.get(peer.leaf.id.trust_domain()) }
     }
 
     pub(crate) fn reporting(self, reporter: Reporter) -> Self {
@@ -118,20 +133,20 @@ impl Rules {
     }
 
     fn report(&self, refused: &Refused, peer: &Peer, now: UnixTime) {
-        if let (Some(reporter), Some(kind)) = (&self.reporter, Use::of(refused)) {
+        // Our broker can judge what is shown of its own tasks only.
+        let reporter = self.reporter.as_ref().filter(|_| peer.own);
+        if let (Some(reporter), Some(kind)) = (reporter, Use::of(refused)) {
             reporter.report_peer(kind, peer, Timestamp(now.as_secs().saturating_mul(1000)));
         }
     }
 
-    /// The feed speaks of our own trust domain only. Two trust domains use the same places for
-    /// different tasks, so a foreign serial is not looked up.
+    /// A peer of a trust domain whose feed nobody follows is believed for as long as its certificate
+    /// says.
     fn check_task(&self, peer: &Peer) -> Result<(), Refused> {
-        if !peer.own {
-            return Ok(());
-        }
+        let Some(view) = self.view_of(peer) else { return Ok(()) };
         let foreign = || Refused::ForeignSerial(peer.leaf.id.clone());
-        self.view.admit(&peer.leaf.serial.ok_or_else(foreign)?)?;
-        if peer::is_blind(&self.view, self.patience, Instant::now()) {
+        view.admit(&peer.leaf.serial.ok_or_else(foreign)?)?;
+        if peer::is_blind(view, self.patience, Instant::now()) {
             return Err(Refused::Dark);
         }
         Ok(())

@@ -54,7 +54,8 @@ pub struct Standing(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     peer: Peer,
-    view: Arc<View>,
+    /// Whose feed speaks of the peer; none for one of a trust domain that nobody follows.
+    view: Option<Arc<View>>,
     held: watch::Receiver<Held>,
     patience: Patience,
     reporter: Option<Reporter>,
@@ -66,7 +67,7 @@ struct Inner {
 /// What a standing is judged by.
 #[derive(Debug)]
 pub(crate) struct Grounds {
-    pub(crate) view: Arc<View>,
+    pub(crate) view: Option<Arc<View>>,
     pub(crate) held: watch::Receiver<Held>,
     pub(crate) patience: Patience,
     pub(crate) reporter: Option<Reporter>,
@@ -114,12 +115,10 @@ impl Standing {
                 return Err(Refused::Untrusted(domain.clone()));
             }
         }
-        if !inner.peer.own {
-            return Ok(());
-        }
+        let Some(view) = &inner.view else { return Ok(()) };
         let serial = leaf.serial.ok_or_else(|| Refused::ForeignSerial(leaf.id.clone()))?;
-        inner.view.admit_at(&serial, now)?;
-        if is_blind(&inner.view, patience, now) || is_blind(&inner.view, inner.patience, now) {
+        view.admit_at(&serial, now)?;
+        if is_blind(view, patience, now) || is_blind(view, inner.patience, now) {
             return Err(Refused::Dark);
         }
         Ok(())
@@ -141,21 +140,23 @@ impl Standing {
 
     /// Tells the broker that the peer used what it should not, if there is a reporter.
     pub(crate) fn report(&self, refused: &Refused) {
-        if let (Some(reporter), Some(kind)) = (&self.0.reporter, Use::of(refused)) {
+        let reporter = self.0.reporter.as_ref().filter(|_| self.peer().own);
+        if let (Some(reporter), Some(kind)) = (reporter, Use::of(refused)) {
             reporter.report_peer(kind, self.peer(), self.now());
         }
     }
 
     pub(crate) fn watch(&self) -> Option<Arc<Watched>> {
-        let serial = self.peer().leaf.serial.filter(|_| self.peer().own)?;
-        Some(Arc::new(self.0.view.watch(serial)))
+        let (view, serial) = self.0.view.as_ref().zip(self.peer().leaf.serial)?;
+        Some(Arc::new(view.watch(serial)))
     }
 
     /// The next instant at which time alone may have changed the answer. Later than now whenever
     /// [`Self::check_with`] has just said yes.
     fn next_look(&self, patience: Patience) -> Instant {
         let limit = patience.limit().min(self.0.patience.limit());
-        let dark = self.0.view.heard().filter(|_| self.peer().own).map(|heard| later(heard, limit));
+        let heard = self.0.view.as_ref().and_then(|view| view.heard());
+        let dark = heard.map(|heard| later(heard, limit));
         dark.map_or(self.0.ends, |dark| dark.min(self.0.ends))
     }
 }

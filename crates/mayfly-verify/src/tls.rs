@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use mayfly_core::{Serial, Timestamp};
+use mayfly_core::{Serial, Timestamp, TrustDomain};
 use rustls::{
     ClientConfig, CommonState, Error, ServerConfig,
     client::Resumption,
@@ -54,6 +54,14 @@ impl Party {
     #[must_use]
     pub fn with_patience(self, patience: Patience) -> Self {
         Self::of(Arc::unwrap_or_clone(self.rules).with_patience(patience), self.alpn)
+    }
+
+    /// Peers of `domain`, another trust domain, are judged by what its own feed tells: `view` is of a
+    /// [`Follower`](crate::Follower) of the broker over there. Without one they are believed until their
+    /// certificates expire.
+    #[must_use]
+    pub fn with_foreign_view(self, domain: TrustDomain, view: Arc<View>) -> Self {
+        Self::of(Arc::unwrap_or_clone(self.rules).with_foreign_view(domain, view), self.alpn)
     }
 
     /// Tells the broker of credentials that are shown although their time is over.
@@ -155,7 +163,7 @@ impl Party {
     pub fn standing(&self, peer: Peer, now: Timestamp) -> Standing {
         let rules = &self.rules;
         let grounds = Grounds {
-            view: Arc::clone(&rules.view),
+            view: rules.view_of(&peer).cloned(),
             held: rules.held.clone(),
             patience: rules.patience,
             reporter: rules.reporter.clone(),
