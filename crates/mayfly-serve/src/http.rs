@@ -76,8 +76,9 @@ impl fmt::Debug for Caller {
 pub trait Witness: Send + Sync + 'static {
     /// Who asks. [`Denial::TokenInvalid`] or what befell its task, if it is nobody that stands.
     fn caller(&self, caller: Caller) -> Reply<SpiffeId>;
-    /// The claims of `token`, if it is one of ours and still stands. `None` says nothing about why.
-    fn introspect(&self, token: String) -> Reply<Option<Map<String, Value>>>;
+    /// The claims of `token`, if it is one of ours and still stands. `None` says nothing about why. `who`
+    /// was shown it.
+    fn introspect(&self, who: SpiffeId, token: String) -> Reply<Option<Map<String, Value>>>;
     /// Whether credentials are issued at this moment; if not, why.
     fn ready(&self) -> Reply<()>;
     /// All measurements, in Prometheus' text format.

@@ -183,7 +183,7 @@ impl Broker {
         let workload = Listener::bind(&about.workload_socket, seams.workload_mode)?;
         doors.open(None, workload, services.routes());
         doors.open(None, Listener::bind(&about.paths.admin_socket(), 0o600)?, admin);
-        let offer = Offer { pages: Routes::default(), streams: services.remote_routes() };
+        let offer = Offer { pages: seams.pages, streams: services.remote_routes() };
         let behind = (&clock, &running.tasks, &running.stop);
         let served = ports.open(&doors, (own, &about.workload_socket), offer, behind).await?;
         let workload_socket = about.workload_socket;

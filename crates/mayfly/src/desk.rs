@@ -249,7 +249,7 @@ fn basis(who: &Introduced) -> Basis {
 }
 
 /// A token of ours names its task, so its standing is found without a search.
-fn task_and_serial(claims: &jwt::Claims) -> Option<(TaskId, Serial)> {
+pub(crate) fn task_and_serial(claims: &jwt::Claims) -> Option<(TaskId, Serial)> {
     let task = claims.map.get("mayfly:task")?.get("id")?.as_str()?;
     Some((TaskId::parse(task).ok()?, claims.serial?))
 }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::{self, Clock},
     means::Means,
+    measures,
     signers::Signed,
 };
 
@@ -306,12 +307,14 @@ impl<M: Means> Driver<M> {
         if let (Some(Waiter::Credential(waiter)), Some(signed)) =
             (self.waiting.remove(&ticket), signed)
         {
+            measures::issued(signed.kind());
             // A caller that left gets nothing; its credential was promised and stays in the ledger.
             drop(waiter.send(Ok(signed)));
         }
     }
 
     fn withhold(&mut self, ticket: Ticket, no: No) {
+        measures::withheld(no);
         self.signed.remove(&ticket);
         match self.waiting.remove(&ticket) {
             Some(Waiter::Introduction(waiter)) => drop(waiter.send(Err(no))),

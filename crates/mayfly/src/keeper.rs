@@ -26,6 +26,7 @@ use crate::{
     clock::{self, Clock},
     driver::Inbox,
     federation::Federations,
+    measures,
     signers::Keys,
 };
 
@@ -168,6 +169,8 @@ impl Keeper {
         });
         let Ok((mirrors, outcome)) = signing.await else { return false };
         self.signed.mirrors = mirrors;
+        let (bytes, entries) = self.signed.mirrors.size();
+        measures::signed(bytes, entries);
         if let Err(error) = outcome {
             tracing::error!(%error, "revocation lists could not be signed");
             return false;

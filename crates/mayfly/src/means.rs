@@ -11,7 +11,7 @@ use mayfly_serve::feed::hub::Hub;
 use mayfly_store::{Committer, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::{driver::Message, signers::Signers, svids::Svids};
+use crate::{driver::Message, measures::Commits, signers::Signers, svids::Svids};
 
 /// Carries out effects. Nothing here waits: what takes time answers through the driver's door.
 pub trait Means {
@@ -56,6 +56,8 @@ pub enum SocketOrder {
 pub struct Machine {
     /// The journal's committer.
     pub committer: Committer,
+    /// How long it takes.
+    pub commits: Commits,
     /// The journal's index.
     pub store: Store,
     /// Signing threads.
@@ -76,6 +78,9 @@ pub struct Machine {
 
 impl Means for Machine {
     fn append(&mut self, records: &mut Vec<(Sequence, Record)>) -> Option<Message> {
+        if let Some((last, _)) = records.last() {
+            self.commits.handed(*last);
+        }
         for (sequence, record) in records.drain(..) {
             if let Err(error) = self.committer.submit(sequence, record) {
                 tracing::error!(%error, "nothing is issued until a restart");

@@ -28,6 +28,17 @@ pub enum Signed {
     Jwt(JwtSvid),
 }
 
+impl Signed {
+    /// Which of the two.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::X509(_) => Kind::X509,
+            Self::Jwt(_) => Kind::Jwt,
+        }
+    }
+}
+
 /// The keys in use. Replaced whole at a rotation.
 pub struct Keys {
     signer: RwLock<Arc<Signer>>,

@@ -198,6 +198,12 @@ impl Hub {
         self.news.subscribe()
     }
 
+    /// Streams that follow.
+    #[must_use]
+    pub fn followers(&self) -> usize {
+        self.news.receiver_count()
+    }
+
     /// What everybody who follows arrives at.
     pub fn read<T>(&self, look: impl FnOnce(&RevocationSet) -> T) -> T {
         look(self.chain().set())

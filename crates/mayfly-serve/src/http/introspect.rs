@@ -21,9 +21,9 @@ pub(super) async fn introspect(
     request: Request,
 ) -> Result<Response, Problem> {
     let caller = caller(&request).ok_or_else(|| Problem::unauthenticated(None))?;
-    house.witness.caller(caller).await.map_err(refused_caller)?;
+    let who = house.witness.caller(caller).await.map_err(refused_caller)?;
     let token = token(request).await?;
-    let claims = house.witness.introspect(token).await.map_err(Problem::of)?;
+    let claims = house.witness.introspect(who, token).await.map_err(Problem::of)?;
     let answer = match claims {
         Some(mut claims) => {
             claims.insert("active".to_owned(), Value::Bool(true));

@@ -42,7 +42,8 @@ impl Witness for Told {
         })
     }
 
-    fn introspect(&self, token: String) -> Reply<Option<Map<String, Value>>> {
+    fn introspect(&self, who: SpiffeId, token: String) -> Reply<Option<Map<String, Value>>> {
+        assert_eq!(who, id());
         let claims = json!({ "sub": "spiffe://example.org/w/1", "aud": ["a"], "exp": 7 });
         reply(Ok((token == "good.to.ken").then(|| claims.as_object().cloned()).flatten()))
     }

@@ -8,10 +8,12 @@ use mayfly_serve::{
     Eyes, LocalEyes,
     desk::Bundles,
     feed::hub::{self, Hub},
+    http,
 };
 use mayfly_sign::{KeyPool, KeyRing};
 use mayfly_store::{Committed, Committer};
 use tokio::sync::{Notify, mpsc, watch};
+use tonic::service::Routes;
 
 use super::{
     BrokerError, Running,
@@ -26,10 +28,12 @@ use crate::{
     federation::{Federations, Poller},
     keeper::{Keeper, Signed},
     means::{Machine, SocketOrder},
+    measures::{self, Commits},
     office::{About, LocalOffice},
     seal::FeedSeal,
     signers::{Keys, Signers},
     svids::Svids,
+    witness::LocalWitness,
 };
 
 /// Eyes that may be open at once; each costs a file descriptor.
@@ -62,6 +66,7 @@ pub(super) struct Seams {
     pub(super) eyes: Arc<dyn Eyes>,
     pub(super) socket_orders: mpsc::Receiver<SocketOrder>,
     pub(super) workload_mode: u32,
+    pub(super) pages: Routes,
     pub(super) inbox: Inbox,
     pub(super) policy: Arc<Policy>,
 }
@@ -103,11 +108,14 @@ impl Inner {
             bundles: bundles_seen,
             trust_domain: config.trust_domain.clone(),
         };
+        measures::begin();
+        let commits = Commits::default();
         let feed = start_feed(revoked, seal, (clock, running));
         let (orders, socket_orders) = mpsc::channel(SOCKET_ORDERS_MAX);
         let sockets = orders.downgrade();
         let means = Machine {
-            committer: start_committer(opened.journal, &inbox)?,
+            committer: start_committer(opened.journal, &inbox, commits.clone())?,
+            commits,
             store: opened.store,
             signers: Signers::start(threads, &keys, &inbox)?,
             watcher,
@@ -174,8 +182,15 @@ impl Inner {
             authorities_seen,
             about.clone(),
         );
+        let witness = LocalWitness::new(
+            (self.inbox.clone(), Arc::clone(clock)),
+            (bundles_seen.clone(), Arc::clone(&self.feed)),
+            config.trust_domain.clone(),
+            config.public_url.as_deref(),
+        );
         Seams {
             office,
+            pages: http::router(published_seen, Arc::new(witness)).into(),
             eyes: eyes(&policy, self.lineage, clock),
             desk: LocalDesk::new(
                 (self.inbox.clone(), Arc::clone(clock)),
@@ -212,11 +227,15 @@ fn start_feed(
 fn start_committer(
     journal: mayfly_store::LogJournal,
     inbox: &Inbox,
+    commits: Commits,
 ) -> Result<Committer, BrokerError> {
     let inbox = inbox.clone();
     let notify = move |committed| {
         let event = match committed {
-            Committed::Upto(upto) => Event::Journaled { upto },
+            Committed::Upto(upto) => {
+                commits.synced(upto);
+                Event::Journaled { upto }
+            }
             Committed::Failed(error) => {
                 tracing::error!(%error, "the journal has failed; nothing is issued until a restart");
                 Event::JournalFailed

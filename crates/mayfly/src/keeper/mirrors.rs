@@ -103,6 +103,12 @@ impl Mirrors {
         self.full.as_ref().map_or(&[], |full| full.lists.as_slice())
     }
 
+    /// Octets and entries of the active authority's full list.
+    pub(super) fn size(&self) -> (usize, usize) {
+        let bytes = self.lists().first().map_or(0, |(_, list)| list.body().len());
+        (bytes, self.full.as_ref().map_or(0, |full| full.content.len()))
+    }
+
     /// When something has to be signed though nothing has changed.
     pub(super) fn due_at(&self) -> Timestamp {
         let full = self.full.iter().map(|kept| kept.renew_at);
