@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Real SPIFFE clients against Mayfly.
 #
-#   MAYFLY=path/to/mayfly tests/interop/run.sh all | python go helper java rust node
+#   MAYFLY=path/to/mayfly tests/interop/run.sh all | python go helper java rust node | nginx postgres
 #
 # Each client runs twice: until it has seen its SVID rotate, and until it has seen its task end because
 # an operator revoked it. check.py judges what it printed. A language without its toolchain is skipped,
-# loudly. KEEP=1 leaves the working directory behind.
+# loudly. nginx and PostgreSQL are no clients but servers that read what `mayfly sidecar` writes: each has
+# a Mayfly of its own and says in one line how long it believed a client whose task had ended. KEEP=1
+# leaves the working directories behind.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -13,6 +15,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lib.sh"
 
 languages=(python go helper java rust node)
+servers=(nginx postgres)
 patience=60
 passed=0 failed=0 skipped=0
 
@@ -111,9 +114,21 @@ language() {
     echo "interop: $1 $verdict ($((SECONDS - started)) s)"
 }
 
-[ $# -gt 0 ] || die "which languages? all, or some of: ${languages[*]}"
+# A server that reads files. Its own script starts everything and judges; 77 says that it cannot be run.
+server() {
+    local started=$SECONDS status=0
+    "$here/$1/run" > "$work/$1.said" 2>&1 || status=$?
+    cat "$work/$1.said"
+    case $status in
+        0) passed=$((passed + 1)) && echo "interop: $1 ok ($((SECONDS - started)) s)" ;;
+        77) skipped=$((skipped + 1)) && echo "interop: $1 SKIPPED" ;;
+        *) failed=$((failed + 1)) && echo "interop: $1 FAILED with $status" ;;
+    esac
+}
+
+[ $# -gt 0 ] || die "which of them? all, or some of: ${languages[*]} ${servers[*]}"
 if [ "$*" = all ]; then
-    set -- "${languages[@]}"
+    set -- "${languages[@]}" "${servers[@]}"
 fi
 for name in "$@"; do
     [ -x "$here/$name/run" ] || die "there is no client for $name"
@@ -127,7 +142,10 @@ make_workdir
 start_mayfly "$here/mayfly.toml"
 at_exit stop_client
 for name in "$@"; do
-    language "$name"
+    case " ${servers[*]} " in
+        *" $name "*) server "$name" ;;
+        *) language "$name" ;;
+    esac
 done
 if ! kill -0 "$mayfly_pid" 2> /dev/null; then
     echo "interop: mayfly itself is gone:"
