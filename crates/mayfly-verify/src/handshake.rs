@@ -50,6 +50,8 @@ pub(crate) struct Rules {
     pub(crate) held: watch::Receiver<Held>,
     authorize: Authorize,
     pub(crate) view: Arc<View>,
+    /// Whether peers of our own trust domain are judged by it.
+    followed: bool,
     /// What the feeds of other trust domains have told, where somebody follows them.
     foreign: BTreeMap<TrustDomain, Arc<View>>,
     pub(crate) patience: Patience,
@@ -69,12 +71,25 @@ impl Rules {
     pub(crate) fn new(held: watch::Receiver<Held>, authorize: Authorize, view: Arc<View>) -> Self {
         let algorithms = ring::default_provider().signature_verification_algorithms;
         let patience = view.patience();
-        let (foreign, reporter, key) = (BTreeMap::new(), None, Arc::default());
-        Self { held, authorize, view, foreign, patience, reporter, algorithms, key }
+        Self {
+            held,
+            authorize,
+            view,
+            followed: true,
+            foreign: BTreeMap::new(),
+            patience,
+            reporter: None,
+            algorithms,
+            key: Arc::default(),
+        }
     }
 
     pub(crate) fn with_patience(self, patience: Patience) -> Self {
         Self { patience, ..self }
+    }
+
+    pub(crate) fn unfollowed(self) -> Self {
+        Self { followed: false, ..self }
     }
 
     pub(crate) fn with_foreign_view(mut self, domain: TrustDomain, view: Arc<View>) -> Self {
@@ -85,7 +100,10 @@ impl Rules {
     /// What is known of those who have ended in the peer's trust domain. Two trust domains use the same
     /// places for different tasks, so each is asked by its own feed or by none.
     pub(crate) fn view_of(&self, peer: &Peer) -> Option<&Arc<View>> {
-        if peer.own { Some(&self.view) } else { self.foreign.get(peer.leaf.id.trust_domain()) }
+        if peer.own {
+            return Some(&self.view).filter(|_| self.followed);
+        }
+        self.foreign.get(peer.leaf.id.trust_domain())
     }
 
     pub(crate) fn reporting(self, reporter: Reporter) -> Self {

@@ -45,6 +45,16 @@ impl Party {
         Self::of(Rules::new(held, authorize, view), Vec::new())
     }
 
+    /// A party that asks no feed about peers of its own trust domain: for the one connection over which
+    /// the feed is to come.
+    pub(crate) fn unfollowed(
+        held: watch::Receiver<Held>,
+        authorize: Authorize,
+        view: Arc<View>,
+    ) -> Self {
+        Self::of(Rules::new(held, authorize, view).unfollowed(), Vec::new())
+    }
+
     fn of(rules: Rules, alpn: Vec<Vec<u8>>) -> Self {
         let (server, client) = (OnceLock::new(), OnceLock::new());
         Self { rules: Arc::new(rules), alpn, server, client }
