@@ -11,11 +11,14 @@
 
 mod actor;
 mod bad_input;
+mod chaos;
 #[path = "../common/mod.rs"]
 mod common;
 mod dial;
 mod ends;
+mod federation;
 mod identity;
+mod mirrors;
 mod papers;
 mod ports;
 mod profiles;

@@ -305,18 +305,20 @@ async fn no_session_is_resumed_in_either_version_of_tls() {
 /// asked, and a peer that was revoked in between gets in.
 #[tokio::test]
 async fn with_resumption_a_revoked_peer_would_get_in() {
-    let stage = Stage::new();
-    let mut generous = stage.party("/a", 1).server_config().unwrap();
-    generous.session_storage = rustls::server::ServerSessionMemoryCache::new(16);
-    generous.send_tls13_tickets = 4;
-    let acceptor = TlsAcceptor::from(Arc::new(generous));
-    let connector = TlsConnector::from(Arc::new(eager_client(&stage, &TLS13)));
-    let (_, client) = connect(&acceptor, &connector).await;
-    drop(client.unwrap());
-    stage.view.apply(&delta(1, 2, &[(2, Status::Revoked)]), now()).unwrap();
-    let (server, _client) = connect(&acceptor, &connector).await;
-    let kind = server.unwrap().get_ref().1.handshake_kind();
-    assert_eq!(kind, Some(HandshakeKind::Resumed));
+    for version in [&TLS12, &TLS13] {
+        let stage = Stage::new();
+        let mut generous = stage.party("/a", 1).server_config().unwrap();
+        generous.session_storage = rustls::server::ServerSessionMemoryCache::new(16);
+        generous.send_tls13_tickets = 4;
+        let acceptor = TlsAcceptor::from(Arc::new(generous));
+        let connector = TlsConnector::from(Arc::new(eager_client(&stage, version)));
+        let (_, client) = connect(&acceptor, &connector).await;
+        drop(client.unwrap());
+        stage.view.apply(&delta(1, 2, &[(2, Status::Revoked)]), now()).unwrap();
+        let (server, _client) = connect(&acceptor, &connector).await;
+        let kind = server.unwrap().get_ref().1.handshake_kind();
+        assert_eq!(kind, Some(HandshakeKind::Resumed), "{version:?}");
+    }
 }
 
 /// The other half: our client does not resume with a server that offers it.

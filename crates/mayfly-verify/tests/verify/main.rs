@@ -14,5 +14,6 @@ mod live;
 mod reader;
 mod report;
 mod source;
+mod telemetry;
 mod token;
 mod traps;
