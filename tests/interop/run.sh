@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Real SPIFFE clients against Mayfly.
 #
-#   MAYFLY=path/to/mayfly tests/interop/run.sh all | python go helper java rust node | nginx postgres
+#   MAYFLY=path/to/mayfly tests/interop/run.sh all | python go helper java rust node | nginx postgres envoy
 #
 # Each client runs twice: until it has seen its SVID rotate, and until it has seen its task end because
 # an operator revoked it. check.py judges what it printed. A language without its toolchain is skipped,
 # loudly. nginx and PostgreSQL are no clients but servers that read what `mayfly sidecar` writes: each has
-# a Mayfly of its own and says in one line how long it believed a client whose task had ended. KEEP=1
-# leaves the working directories behind.
+# a Mayfly of its own and says in one line how long it believed a client whose task had ended. Envoy does the
+# same with what it is told by SDS. KEEP=1 leaves the working directories behind.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -15,7 +15,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lib.sh"
 
 languages=(python go helper java rust node)
-servers=(nginx postgres)
+servers=(nginx postgres envoy)
 patience=60
 passed=0 failed=0 skipped=0
 
@@ -114,7 +114,7 @@ language() {
     echo "interop: $1 $verdict ($((SECONDS - started)) s)"
 }
 
-# A server that reads files. Its own script starts everything and judges; 77 says that it cannot be run.
+# A server that is no SPIFFE client. Its own script starts everything and judges; 77 says that it cannot be run.
 server() {
     local started=$SECONDS status=0
     "$here/$1/run" > "$work/$1.said" 2>&1 || status=$?
