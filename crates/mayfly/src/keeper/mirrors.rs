@@ -6,6 +6,9 @@
 //! two minutes later. Everything else is published again as it was, octet by octet, so that a client
 //! that has it is told so.
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mayfly_core::{Bitmap, Span, Timestamp, Window, limits, registrar::RevokedCertificate};
