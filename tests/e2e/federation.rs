@@ -82,6 +82,8 @@ path = "/shop/webhook"
 selectors = ["unix:uid:{uid}"]
 owner = "team"
 hint = "webhook"
+x509_ttl = "{ttl}"
+jwt_ttl = "{ttl}"
 "#,
             self.domain, self.pages, self.streams
         );
@@ -298,6 +300,22 @@ async fn r47_an_impostor_of_a_friends_trust_domain_is_refused() {
         async || fooled.site.said().contains("no federated bundle was fetched").then_some(());
     until("a complaint", said).await;
     assert!(!fooled.fetched(&impostor).exists());
+}
+
+/// An endpoint that shows another SVID of the right trust domain is not the one that was named.
+#[tokio::test]
+async fn point_82_exactly_the_spiffe_id_that_was_named_is_believed() {
+    let (mut a, mut b) = (Realm::new("a.example"), Realm::new("b.example"));
+    a.configure(SPIFFE, &[]);
+    a.start().await;
+    a.introduce_to(&b).await;
+    let other = format!("{{ https_spiffe = \"{}\" }}", a.id("/mayfly"));
+    b.configure(SPIFFE, &[b.friend(&a, &other)]);
+    b.start().await;
+    let said = async || b.site.said().contains("no federated bundle was fetched").then_some(());
+    until("a complaint", said).await;
+    assert!(!b.fetched(&a).exists());
+    assert!(b.site.said().contains("cannot connect to `https://localhost:"), "{}", b.site.said());
 }
 
 /// Point 86: who is taken out of the configuration is a stranger from then on.
