@@ -222,6 +222,7 @@ impl Path {
             let news = self.options.trust.judge(|keys| reader.take(message, keys))?;
             // An opening alone does not prove that the feed works; what follows it does.
             if self.take(news, |at| spoken(asked, reader.opened_at(), at))? {
+                telemetry::feed_lag(self.view.heard().unwrap_or(asked).elapsed());
                 self.standing = reader.standing();
                 self.resumes = true;
                 backoff.reset();

@@ -9,6 +9,10 @@
 //! The layer finds the [`Standing`] in the request's extensions, where tonic puts it by itself for a
 //! [`Guarded`](crate::Guarded) connection, and [`Standing::introduce`] puts it elsewhere. A request
 //! without one came over a connection that nobody guards, and is refused.
+//!
+//! What the layer cannot reach is what has left it: a task that a handler has spawned, and a connection
+//! that was upgraded, for example to a web socket. The latter ends if the stream below is a
+//! [`Guarded`](crate::Guarded) one; both together are what the examples have.
 
 use std::{
     fmt,

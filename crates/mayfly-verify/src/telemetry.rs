@@ -3,6 +3,8 @@
 //! The names are API and stand in `docs/telemetry.md`. Where nobody collects metrics, a count costs a
 //! look at an empty place.
 
+use std::time::Duration;
+
 use metrics::{counter, gauge};
 
 use crate::{patience::Sight, peer::Peer, refused::Refused};
@@ -51,6 +53,11 @@ pub(crate) fn sight(sight: Sight) {
         Sight::Dark => 2.0,
     };
     gauge!("mayfly_verify_sight").set(value);
+}
+
+/// How long before it was heard the broker said the newest thing.
+pub(crate) fn feed_lag(lag: Duration) {
+    gauge!("mayfly_verify_feed_lag_seconds").set(lag.as_secs_f64());
 }
 
 /// A misuse was reported to the broker, or could not be.

@@ -8,6 +8,7 @@ mod bearer;
 mod feed;
 mod handshake;
 mod http2;
+mod incoming;
 mod layer;
 mod leaf;
 mod live;
