@@ -112,10 +112,23 @@ impl Site {
         }
     }
 
+    /// Starts a broker with something in its environment.
+    pub(crate) async fn start_with(&self, environment: &[(&str, String)]) -> Broker {
+        let before = self.said().len();
+        match self.ready(self.spawn_with(&[], environment), before).await {
+            Ok(broker) => broker,
+            Err(refused) => panic!("the broker does not start: {refused:?}"),
+        }
+    }
+
     /// Starts a broker with more arguments.
     pub(crate) async fn try_start(&self, arguments: &[&str]) -> Result<Broker, NoStart> {
         let before = self.said().len();
-        let mut child = self.spawn(arguments);
+        self.ready(self.spawn(arguments), before).await
+    }
+
+    /// Waits until `child` serves; what it says of a failure stands in the log behind `before`.
+    async fn ready(&self, mut child: Child, before: usize) -> Result<Broker, NoStart> {
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let line = within("the broker's first word", lines.next_line()).await.expect("a pipe");
         if line.is_some_and(|line| line.starts_with("ready ")) {
@@ -130,6 +143,10 @@ impl Site {
 
     /// Starts a broker and does not wait for anything.
     pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
+        self.spawn_with(arguments, &[])
+    }
+
+    fn spawn_with(&self, arguments: &[&str], environment: &[(&str, String)]) -> Child {
         let options = std::fs::OpenOptions::new().create(true).append(true).open(self.log());
         Command::new(env!("CARGO_BIN_EXE_mayfly"))
             .arg("up")
@@ -139,6 +156,7 @@ impl Site {
             .arg(self.config())
             .args(arguments)
             .env("MAYFLY_LOG", "info")
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::from(options.expect("a log")))
@@ -259,6 +277,14 @@ impl Operator {
     pub(crate) async fn end(&mut self, task: &str, cause: &str) -> Result<(), Status> {
         let end = wire::order_task_request::Order::End(cause.to_owned());
         self.order(task, end).await.map(drop)
+    }
+
+    pub(crate) async fn quarantine(&mut self, task: &str) -> Result<u32, Status> {
+        self.order(task, wire::order_task_request::Order::Quarantine(true)).await
+    }
+
+    pub(crate) async fn release(&mut self, task: &str) -> Result<u32, Status> {
+        self.order(task, wire::order_task_request::Order::Release(true)).await
     }
 
     pub(crate) async fn amend(&mut self, task: &str, intent: &str) -> Result<u32, Status> {

@@ -116,7 +116,7 @@ impl Mirror {
 
 fn path_of(url: &str) -> &str {
     let rest = url.strip_prefix("https://").expect("a url");
-    rest.find('/').map_or("/", |at| &rest[at..])
+    rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/")
 }
 
 /// What a token says, unverified.

@@ -179,7 +179,7 @@ fn an_end_among_a_hundred_thousand_signs_one_shard() {
     let not_after = NOW.plus(TTL);
     let many: Vec<_> = (0..100_000).map(|luck| entry(luck, not_after)).collect();
     let before = bench.renew(facts(&many), Span(0));
-    let mut more = many.clone();
+    let mut more = many;
     more.push(entry(100_000, not_after));
     let started = crate::clock::instant();
     let after = bench.renew(facts(&more), Span::from_secs(1));
