@@ -14,8 +14,8 @@ use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use mayfly_attest::{CollectOptions, Collector};
 use mayfly_core::{
-    Closing, Delta, Denial, Evidence, Identity, Place, PolicyEpoch, RevocationSet, Serial,
-    SpiffeId, TaskId, TaskVersion, Timestamp, TrustDomain, limits::BACKDATE,
+    Closing, Denial, Evidence, Identity, Place, PolicyEpoch, RevocationSet, Serial, SpiffeId,
+    TaskId, TaskVersion, Timestamp, TrustDomain, limits::BACKDATE,
 };
 use mayfly_proto::{
     mayfly::v1::revocation_feed_client::RevocationFeedClient,
@@ -23,9 +23,13 @@ use mayfly_proto::{
 };
 use mayfly_serve::{
     Bundles, Clock, Desk, Doors, Eyes, Introduced, JwtSvid, Listener, LocalEyes, Reply, Services,
-    Validated, X509Svid, desk::Following, quota::Quota,
+    Validated, X509Svid,
+    desk::Report,
+    feed::hub::{Hub, Means, Seal, Signature},
+    quota::Quota,
+    sds::Names,
 };
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tonic::{
     Request, Status,
     transport::{Channel, Endpoint},
@@ -51,8 +55,9 @@ pub(crate) struct Script {
 pub(crate) struct Scripted {
     pub(crate) script: Mutex<Script>,
     pub(crate) bundles: watch::Sender<Arc<Bundles>>,
-    pub(crate) set: Mutex<RevocationSet>,
-    pub(crate) deltas: broadcast::Sender<Arc<Delta>>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) seal: Arc<TestSeal>,
+    pub(crate) reports: Mutex<Vec<Report>>,
     pub(crate) met: Mutex<Vec<Evidence>>,
     pub(crate) issued: AtomicU64,
     news: Mutex<BTreeMap<TaskId, watch::Sender<Option<Closing>>>>,
@@ -61,8 +66,7 @@ pub(crate) struct Scripted {
 
 impl Scripted {
     pub(crate) fn now(&self) -> Timestamp {
-        let since = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Timestamp(1_800_000_000_000 + since)
+        since(self.start)
     }
 
     pub(crate) fn tell(&self, change: impl FnOnce(&mut Script)) {
@@ -98,6 +102,11 @@ impl Scripted {
 
 fn reply<T: Send + 'static>(answer: Result<T, Denial>) -> Reply<T> {
     Box::pin(std::future::ready(answer))
+}
+
+fn since(start: tokio::time::Instant) -> Timestamp {
+    let since = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Timestamp(1_800_000_000_000 + since)
 }
 
 /// The scripted desk behind the trait.
@@ -158,10 +167,44 @@ impl Desk for TestDesk {
         self.0.bundles.subscribe()
     }
 
-    fn follow(&self) -> Reply<Following> {
-        let deltas = self.0.deltas.subscribe();
-        let set = self.0.set.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        reply(Ok((set, deltas)))
+    fn feed(&self) -> Arc<Hub> {
+        Arc::clone(&self.0.hub)
+    }
+
+    fn report(&self, report: Report) -> Reply<()> {
+        self.0.reports.lock().unwrap_or_else(PoisonError::into_inner).push(report);
+        reply(Ok(()))
+    }
+}
+
+/// Seals with a digest, which whoever looks at it can make again.
+#[derive(Debug)]
+pub(crate) struct TestSeal(pub(crate) Mutex<&'static str>);
+
+impl TestSeal {
+    pub(crate) fn kid_now(&self) -> &'static str {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn signature(kid: &str, head: &[u8]) -> Vec<u8> {
+        let mut digest = std::hash::DefaultHasher::new();
+        std::hash::Hash::hash(&(kid, head), &mut digest);
+        std::hash::Hasher::finish(&digest).to_be_bytes().to_vec()
+    }
+}
+
+impl Seal for TestSeal {
+    fn kid(&self) -> String {
+        self.kid_now().to_owned()
+    }
+
+    fn seal(&self, head: &[u8]) -> Option<Signature> {
+        let kid = self.kid_now();
+        (kid != "none").then(|| Signature { kid: kid.into(), bytes: Self::signature(kid, head) })
+    }
+
+    fn jwks(&self) -> Bytes {
+        Bytes::from_static(b"keys")
     }
 }
 
@@ -229,6 +272,10 @@ pub(crate) fn clock_of(desk: &Arc<Scripted>) -> Clock {
 }
 
 pub(crate) async fn served_with(eyes: impl FnOnce(&Arc<Scripted>) -> Arc<dyn Eyes>) -> Served {
+    let start = tokio::time::Instant::now();
+    let seal = Arc::new(TestSeal(Mutex::new("one")));
+    let clock: Clock = Arc::new(move || since(start));
+    let means = Means { seal: seal.clone(), steady: Arc::clone(&clock), wall: clock };
     let desk = Arc::new(Scripted {
         script: Mutex::new(Script {
             who: Ok(vec![identity(1, "", &[])]),
@@ -239,15 +286,20 @@ pub(crate) async fn served_with(eyes: impl FnOnce(&Arc<Scripted>) -> Arc<dyn Eye
             ttl_ms: 3_600_000,
         }),
         bundles: watch::channel(Arc::new(bundles("1"))).0,
-        set: Mutex::default(),
-        deltas: broadcast::channel(4).0,
+        hub: Hub::new(RevocationSet::default(), means),
+        seal,
+        reports: Mutex::default(),
         met: Mutex::default(),
         issued: AtomicU64::new(0),
         news: Mutex::default(),
-        start: tokio::time::Instant::now(),
+        start,
     });
-    let services =
-        Services::new(Arc::new(TestDesk(Arc::clone(&desk))), eyes(&desk), clock_of(&desk));
+    let services = Services::new(
+        Arc::new(TestDesk(Arc::clone(&desk))),
+        eyes(&desk),
+        clock_of(&desk),
+        Names::default(),
+    );
     let services = services.await.expect("the descriptors are whole");
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("w.sock");
