@@ -321,6 +321,18 @@ async fn a_caller_that_says_nothing_is_sent_away() {
 }
 
 #[tokio::test]
+async fn a_public_url_that_nobody_serves_is_noticed_and_one_that_is_served_is_not() {
+    const URL: &str = "\n[status]\npublic_url = \"https://mayfly.example.org\"\n";
+    let noticed = async |more: &str| {
+        let (_site, _broker, mut operator) = stand_with(more).await;
+        let notices = operator.status().await.expect("a status").notices;
+        notices.iter().any(|notice| notice.contains("`status.public_url` is set"))
+    };
+    assert!(noticed(URL).await);
+    assert!(!noticed(&format!("{URL}{}", http(free_port(), "\"spiffe\""))).await);
+}
+
+#[tokio::test]
 async fn a_workloads_own_end_is_not_the_brokers() {
     let port = free_port();
     let (site, _broker, mut operator) = stand_with(&http(port, "\"spiffe\"")).await;

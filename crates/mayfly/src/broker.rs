@@ -27,7 +27,6 @@ use crate::{
     config::{Config, ConfigError},
     means::Machine,
     office::About,
-    own::Own,
     paths::{DataDirError, Paths},
 };
 
@@ -156,18 +155,11 @@ impl Broker {
             authority_ttl,
         };
         let running = Running::default();
+        // A start that fails from here on leaves nothing running.
+        let unless_started = running.stop.clone().drop_guard();
         let inner = Inner::start(&config, opened, &ring, (&clock, &running))?;
         let seams = inner.keep(config, ring, &about, (&clock, &running)).await;
-        let own = if ports.need_identity() {
-            let terms = (authority_ttl, ports.federates_with());
-            let own =
-                Own::new((seams.inbox, seams.desk.clone()), seams.policy, clock.clone(), terms)?;
-            let (own, keep) = own.begin(running.stop.clone()).await?;
-            drop(running.tasks.spawn(keep));
-            Some(own)
-        } else {
-            None
-        };
+        let own = ports.identity(&seams, authority_ttl, (&clock, &running)).await?;
         let services = Services::new(Arc::new(seams.desk), seams.eyes, Arc::clone(&clock))
             .await
             .map_err(|error| BrokerError::Services(error.to_string()))?;
@@ -187,6 +179,7 @@ impl Broker {
         let behind = (&clock, &running.tasks, &running.stop);
         let served = ports.open(&doors, (own, &about.workload_socket), offer, behind).await?;
         let workload_socket = about.workload_socket;
+        drop(unless_started.disarm());
         Ok(Self { doors, services, running, served, workload_socket, notices })
     }
 

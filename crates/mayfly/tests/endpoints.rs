@@ -34,6 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Server {
     port: u16,
     ca: PathBuf,
+    called: Arc<AtomicUsize>,
     asked: Arc<AtomicUsize>,
     _serving: JoinSet<()>,
 }
@@ -70,10 +71,13 @@ impl Server {
         let port = listener.local_addr().expect("an address").port();
         let asked = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&asked);
+        let called = Arc::new(AtomicUsize::new(0));
+        let heard = Arc::clone(&called);
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { return };
+                heard.fetch_add(1, Ordering::SeqCst);
                 let Ok(mut stream) = acceptor.accept(stream).await else { continue };
                 let mut request = Vec::new();
                 while !request.ends_with(b"\r\n\r\n") {
@@ -89,7 +93,7 @@ impl Server {
                 let _left = stream.shutdown().await;
             }
         });
-        Self { port, ca, asked, _serving: serving }
+        Self { port, ca, called, asked, _serving: serving }
     }
 
     fn entry(&self, host: &str) -> Federation {
@@ -148,9 +152,8 @@ async fn gives_nothing(host: &str, answer: Answer, asked: usize) {
     let server = Server::start(dir.path(), "localhost", answer).await;
     let kept = dir.path().join("kept");
     let following = Following::begin(server.entry(host), &kept);
-    if asked > 0 {
-        until("a fetch", || server.asked() >= asked).await;
-    }
+    until("a call", || server.called.load(Ordering::SeqCst) > 0).await;
+    until("a fetch", || server.asked() >= asked).await;
     // Not an event that one could wait for: that nothing happens. A hot retry would be here at once.
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(server.asked(), asked, "no hot retry");

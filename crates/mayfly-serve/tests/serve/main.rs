@@ -6,6 +6,7 @@ mod common;
 mod doors;
 mod feed;
 mod http;
+mod ports;
 mod rough;
 mod sds;
 mod streams;

@@ -4,21 +4,24 @@
 //! cannot succeed fails at once and changes nothing; they are served last, when everything behind them
 //! is there.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use mayfly_core::TrustDomain;
+use mayfly_core::{Span, TrustDomain};
 use mayfly_serve::{Doors, Manner, Port};
 use mayfly_verify::{Authorize, Endpoint, Follower, Party, Patience};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
-use super::BrokerError;
+use super::{BrokerError, Running, inner::Seams};
 use crate::{
     clock::Clock,
     config::{Config, PortTls},
-    own::OwnIdentity,
+    own::{Own, OwnIdentity},
     tls::{self, Acceptor, Files},
 };
+
+/// How long a start waits for the first word of our own feed, which takes milliseconds.
+const FEED_HEARD_MAX: Duration = Duration::from_secs(5);
 
 /// What is bound and not served yet.
 pub(super) struct Ports {
@@ -68,15 +71,26 @@ impl Ports {
         Ok(Self { pages: pages.transpose()?, streams, federates_with })
     }
 
-    /// Whether the broker has to be somebody. Where nobody asks it has no identity, like everything
-    /// else that nobody asked for.
-    pub(super) const fn need_identity(&self) -> bool {
-        self.streams.is_some() || matches!(self.pages, Some((_, None)))
-    }
-
-    /// The foreign trust domains whose workloads may follow the feed.
-    pub(super) fn federates_with(&self) -> Vec<TrustDomain> {
-        self.federates_with.clone()
+    /// Who the broker is, if it has to be somebody. Where nobody asks it has no identity, like
+    /// everything else that nobody asked for.
+    pub(super) async fn identity(
+        &self,
+        seams: &Seams,
+        authority_ttl: Span,
+        (clock, running): (&Clock, &Running),
+    ) -> Result<Option<OwnIdentity>, BrokerError> {
+        if self.streams.is_none() && !matches!(self.pages, Some((_, None))) {
+            return Ok(None);
+        }
+        let own = Own::new(
+            (seams.inbox.clone(), seams.desk.clone()),
+            Arc::clone(&seams.policy),
+            Arc::clone(clock),
+            (authority_ttl, self.federates_with.clone()),
+        )?;
+        let (own, keep) = own.begin(running.stop.clone()).await?;
+        drop(running.tasks.spawn(keep));
+        Ok(Some(own))
     }
 
     /// Serves them. `socket` is our own Workload API, which must be served by now: who comes to the
@@ -107,7 +121,12 @@ impl Ports {
             let own = own.as_ref().ok_or(BrokerError::Nobody)?;
             let socket = Endpoint::Unix(socket.to_owned());
             let follower = Follower::connect(&socket, Patience::default());
-            follower.ready().await;
+            if tokio::time::timeout(FEED_HEARD_MAX, follower.ready()).await.is_err() {
+                // Until it is heard everybody is refused, which is safe and has to be noticed.
+                tracing::error!(
+                    "our own feed is not heard: the port refuses everybody until it is"
+                );
+            }
             // Anybody whose trust domain's bundle is held: our own, and those that were named.
             let view = Arc::clone(follower.view());
             let party = Party::new(own.held.clone(), Authorize::Any, view);
