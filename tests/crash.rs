@@ -324,6 +324,7 @@ fn testimony(site: &Site) -> Testimony {
             | Fact::Renewed { .. }
             | Fact::Amended { .. }
             | Fact::Refused { .. }
+            | Fact::Misused { .. }
             | Fact::Noted { .. } => {}
         }
     });
