@@ -7,8 +7,10 @@ use mayfly_core::{
     Ask, Basis, Claim, Denial, Event, Evidence, PolicyEpoch, Serial, Showing, SpiffeId, TaskId,
 };
 use mayfly_policy::Profiles;
-use mayfly_serve::desk::{Bundles, Desk, Introduced, JwtSvid, Reply, Report, Validated, X509Svid};
-use mayfly_serve::feed::hub::Hub;
+use mayfly_serve::{
+    desk::{Bundles, Desk, Introduced, JwtSvid, Reply, Report, Use, Validated, X509Svid},
+    feed::hub::Hub,
+};
 use mayfly_verify::{JwkSet, JwkSets, jwt};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -173,6 +175,31 @@ impl LocalDesk {
         Ok(Validated { spiffe_id: claims.id, claims: as_list(claims.map) })
     }
 
+    /// Passes a verifier's word on to whoever knows better.
+    async fn hear_report(&self, report: Report) -> Result<(), Denial> {
+        let is_foreign = |id: &SpiffeId| *id.trust_domain() != self.own;
+        if report.spiffe_id.as_ref().is_some_and(is_foreign) {
+            // Two trust domains use the same places for different tasks: in our ledger it would be
+            // somebody else's. Its own broker follows its own verifiers.
+            tracing::info!(spiffe_id = ?report.spiffe_id, "a report about a foreign credential");
+            return Ok(());
+        }
+        let claim = match report.usage {
+            Use::AfterEnd | Use::WhileSuspended | Use::Unknown => Claim::NotToBeUsed,
+            Use::ByAnother => Claim::ByAnother,
+        };
+        let sender = report.sender.as_ref().map(SpiffeId::to_string);
+        let showing = Showing {
+            serial: report.serial,
+            claim,
+            presenter: report.presenter,
+            // Who proved to be somebody is not asked for a name.
+            verifier: sender.unwrap_or(report.verifier),
+        };
+        let told = self.inbox.tell(Event::Shown(showing)).await;
+        told.then_some(()).ok_or(Denial::NotServing)
+    }
+
     /// A token that is genuine and in date, and over: whoever asks about it was shown it by somebody.
     async fn report_use(&self, who: &[Introduced], serial: Serial) {
         let verifier = who.first().map(|one| one.identity.spiffe_id.to_string());
@@ -238,8 +265,8 @@ impl Desk for LocalDesk {
     }
 
     fn report(&self, report: Report) -> Reply<()> {
-        tracing::warn!(?report, "a credential was used as it may not be");
-        Box::pin(std::future::ready(Ok(())))
+        let desk = self.clone();
+        Box::pin(async move { desk.hear_report(report).await })
     }
 }
 
