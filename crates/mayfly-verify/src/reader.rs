@@ -141,7 +141,10 @@ pub enum Flaw {
 /// See the module.
 pub struct Reader {
     nonce: Vec<u8>,
+    /// How far was shown, here or in an earlier stream: nothing before it is shown again.
     standing: Option<Standing>,
+    /// How far was read, which may be less.
+    read: Option<Standing>,
     resumes: bool,
     stage: Stage,
     opened_at: Timestamp,
@@ -152,7 +155,8 @@ pub struct Reader {
 enum Stage {
     Opening,
     Everything(Parts),
-    Following,
+    /// With what was told of everything, as long as that is older than the floor.
+    Following(Option<RevocationSet>),
     GivenUp,
 }
 
@@ -179,6 +183,7 @@ impl Reader {
         Self {
             nonce,
             standing,
+            read: standing,
             resumes,
             stage: Stage::Opening,
             opened_at: Timestamp(0),
@@ -204,7 +209,7 @@ impl Reader {
         wire::FollowRequest { heartbeat_ms, pace_ms, nonce: self.nonce.clone(), resume }
     }
 
-    /// How far it has read.
+    /// How far it has shown. Another stream may go on from there.
     #[must_use]
     pub const fn standing(&self) -> Option<Standing> {
         self.standing
@@ -229,7 +234,7 @@ impl Reader {
         match std::mem::replace(&mut self.stage, Stage::GivenUp) {
             Stage::Opening => self.open(message, keys),
             Stage::Everything(parts) => self.everything(parts, message, keys),
-            Stage::Following => self.follow(message, keys),
+            Stage::Following(old) => self.follow(old, message, keys),
             Stage::GivenUp => Err(Flaw::GivenUp),
         }
     }
@@ -260,8 +265,11 @@ impl Reader {
         if opening.resumed && !self.resumes {
             return Err(Flaw::OutOfTurn("a resumption that was not asked for"));
         }
-        self.stage =
-            if opening.resumed { Stage::Following } else { Stage::Everything(Parts::default()) };
+        self.stage = if opening.resumed {
+            Stage::Following(None)
+        } else {
+            Stage::Everything(Parts::default())
+        };
         Ok(News::Opened { resumed: opening.resumed, at: head.clock })
     }
 
@@ -283,16 +291,27 @@ impl Reader {
         if head.digest != parts.digest() {
             return Err(Flaw::Swapped);
         }
-        self.forward(head.at.position)?;
         // Nothing is unpacked before somebody vouches for it.
         let set = parts.unpack(head.at.position)?;
-        self.standing = Some(head.at);
-        self.stage = Stage::Following;
-        Ok(News::Everything { set, at: head.clock })
+        self.read = Some(head.at);
+        Ok(self.show(set, head.clock))
+    }
+
+    /// Everything, unless it is older than what was shown before: brokers share one snapshot among many
+    /// followers, and tell the rest as batches.
+    fn show(&mut self, set: RevocationSet, at: Timestamp) -> News {
+        if self.forward(set.position()).is_err() {
+            self.stage = Stage::Following(Some(set));
+            return News::Part;
+        }
+        self.stage = Stage::Following(None);
+        self.standing = self.read;
+        News::Everything { set, at }
     }
 
     fn follow(
         &mut self,
+        old: Option<RevocationSet>,
         message: wire::FollowResponse,
         keys: Option<&dyn Vouch>,
     ) -> Result<News, Flaw> {
@@ -300,12 +319,14 @@ impl Reader {
         if !head.digest.is_empty() {
             return Err(Flaw::Swapped);
         }
-        let standing = self.standing.ok_or(Flaw::OutOfTurn("nothing was told before"))?;
-        let news = match message.content {
+        let standing = self.read.ok_or(Flaw::OutOfTurn("nothing was told before"))?;
+        match message.content {
             None => {
                 let position = standing.position;
                 is_at(&head, standing)?;
-                News::Nothing { position, at: head.clock }
+                self.forward(position)?;
+                self.stage = Stage::Following(None);
+                Ok(News::Nothing { position, at: head.clock })
             }
             Some(Content::Batches(batches)) => {
                 let mut reached = standing;
@@ -317,14 +338,20 @@ impl Reader {
                 if deltas.is_empty() {
                     return Err(Flaw::Malformed("batches without a batch"));
                 }
-                self.standing = Some(reached);
-                News::Changes { deltas, at: head.clock }
+                self.read = Some(reached);
+                if let Some(mut set) = old {
+                    // INVARIANT P3: each begins where the one before it ended, the first at the set.
+                    let whole = deltas.iter().all(|delta| set.apply(delta));
+                    debug_assert!(whole, "P3: a chain has no holes");
+                    return Ok(self.show(set, head.clock));
+                }
+                self.stage = Stage::Following(None);
+                self.standing = self.read;
+                Ok(News::Changes { deltas, at: head.clock })
             }
-            Some(Content::Opening(_)) => return Err(Flaw::OutOfTurn("a second opening")),
-            Some(Content::Snapshot(_)) => return Err(Flaw::OutOfTurn("a second snapshot")),
-        };
-        self.stage = Stage::Following;
-        Ok(news)
+            Some(Content::Opening(_)) => Err(Flaw::OutOfTurn("a second opening")),
+            Some(Content::Snapshot(_)) => Err(Flaw::OutOfTurn("a second snapshot")),
+        }
     }
 
     /// INVARIANT P9: a feed that stands behind what was read, or elsewhere, is not the one we read.
