@@ -40,7 +40,8 @@ impl fmt::Debug for Services {
 }
 
 impl Services {
-    /// Workload API, Envoy's secret discovery, revocation feed, health and both generations of reflection.
+    /// Workload API, Envoy's secret discovery with its `names`, revocation feed, health and both
+    /// generations of reflection.
     ///
     /// # Errors
     /// If the committed descriptors are broken.
@@ -48,12 +49,12 @@ impl Services {
         desk: Arc<dyn Desk>,
         eyes: Arc<dyn Eyes>,
         clock: Clock,
+        names: Names,
     ) -> Result<Self, Error> {
         let workload = Workload::new(Arc::clone(&desk), eyes, clock);
-        let secrets =
-            SecretDiscoveryServiceServer::new(Sds::new(workload.clone(), Names::default()))
-                .max_decoding_message_size(limits::REQUEST_BYTES_MAX)
-                .max_encoding_message_size(limits::SECRETS_BYTES_MAX);
+        let secrets = SecretDiscoveryServiceServer::new(Sds::new(workload.clone(), names))
+            .max_decoding_message_size(limits::REQUEST_BYTES_MAX)
+            .max_encoding_message_size(limits::SECRETS_BYTES_MAX);
         let workload = SpiffeWorkloadApiServer::new(workload)
             .max_decoding_message_size(limits::REQUEST_BYTES_MAX)
             .max_encoding_message_size(limits::RESPONSE_BYTES_MAX);

@@ -154,13 +154,14 @@ impl Broker {
             notices: notices.clone(),
             authority_ttl,
         };
+        let names = config.secret_names.clone();
         let running = Running::default();
         // A start that fails from here on leaves nothing running.
         let unless_started = running.stop.clone().drop_guard();
         let inner = Inner::start(&config, opened, &ring, (&clock, &running))?;
         let seams = inner.keep(config, ring, &about, (&clock, &running)).await;
         let own = ports.identity(&seams, authority_ttl, (&clock, &running)).await?;
-        let services = Services::new(Arc::new(seams.desk), seams.eyes, Arc::clone(&clock))
+        let services = Services::new(Arc::new(seams.desk), seams.eyes, Arc::clone(&clock), names)
             .await
             .map_err(|error| BrokerError::Services(error.to_string()))?;
         let doors = Arc::new(Doors::default());

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 
 use mayfly_core::{PolicyEpoch, Span, TrustDomain, limits};
 use mayfly_policy::Profiles;
+use mayfly_serve::sds::Names;
 use serde::Deserialize;
 
 use self::{
+    envoy::RawEnvoy,
     federation::RawFederation,
     ports::{RawBroker, RawHttp},
 };
@@ -18,6 +20,7 @@ pub use self::{
     ports::{FeedPort, HttpPort, PortTls},
 };
 
+mod envoy;
 mod federation;
 mod ports;
 
@@ -62,6 +65,8 @@ struct RawConfig {
     federation: Vec<RawFederation>,
     #[serde(default)]
     status: RawStatus,
+    #[serde(default)]
+    envoy: RawEnvoy,
     http: Option<RawHttp>,
     broker: Option<RawBroker>,
     // Read by mayfly-policy; named here so that a misspelt key beside it is an error.
@@ -118,6 +123,8 @@ pub struct Config {
     pub federation: Vec<Federation>,
     /// Where status lists are published, if anywhere.
     pub public_url: Option<String>,
+    /// Under which names an Envoy asks for its default identity and for whom to trust.
+    pub secret_names: Names,
     /// Where documents are served over HTTPS, if anywhere.
     pub http: Option<HttpPort>,
     /// Where the feed is served to verifiers elsewhere, if anywhere.
@@ -145,6 +152,7 @@ impl Config {
             jwt_key_ttl: CA_TTL_DEFAULT,
             federation: Vec::new(),
             public_url: None,
+            secret_names: Names::default(),
             http: None,
             feed_port: None,
             profiles: Profiles::dev(uid).at_epoch(FIRST_EPOCH),
@@ -197,6 +205,7 @@ impl Config {
             jwt_key_ttl: ttl("authority.jwt_key_ttl", raw.authority.jwt_key_ttl.as_deref())?,
             federation,
             public_url: raw.status.public_url,
+            secret_names: raw.envoy.read()?,
             http: raw.http.map(|http| http.read(base)).transpose()?,
             feed_port,
             trust_domain: built_in.trust_domain,

@@ -8,6 +8,7 @@ use mayfly::config::{
     KeyStorage, PortTls,
 };
 use mayfly_core::{Binding, Span, SpiffeId, TrustDomain};
+use mayfly_serve::sds::Names;
 
 /// The reference configuration, which documents every key.
 const REFERENCE: &str = include_str!("../../../deploy/mayfly.toml");
@@ -24,6 +25,7 @@ fn the_reference_configuration_means_what_its_comments_say() {
     assert_eq!(config.key_storage, KeyStorage::Disk);
     assert_eq!((config.ca_ttl, config.jwt_key_ttl), (HOURS_24, HOURS_24));
     assert_eq!(config.public_url, None);
+    assert_eq!(config.secret_names, Names::default());
     let partner = TrustDomain::parse("partner.example").expect("a trust domain");
     let bundle = Some(Path::new("/etc/mayfly/partner.json").to_owned());
     let partners = [Federation { trust_domain: partner.clone(), bundle, endpoint: None }];
@@ -180,6 +182,21 @@ fn a_file_that_says_nothing_means_what_no_file_means() {
 fn one_profile_of_ones_own_replaces_the_built_in_one() {
     let config = parse(PROFILE).expect("a good file");
     assert_eq!(config.profiles.names().collect::<Vec<_>>(), ["a"]);
+}
+
+#[test]
+fn point_109_the_names_of_secrets_can_be_chosen_if_they_can_be_told_apart() {
+    let config = parse("[envoy]\ndefault = \"me\"\nall = \"everybody\"").expect("good names");
+    let names = Names { default: "me".into(), all: "everybody".into(), ..Names::default() };
+    assert_eq!(config.secret_names, names);
+    for (text, complaint) in [
+        ("default = \"\"", "`envoy.default` has to be a name and no SPIFFE ID"),
+        ("root = \"spiffe://td\"", "`envoy.root` has to be a name and no SPIFFE ID"),
+        ("all = \"ROOTCA\"", "`envoy.root` has to differ from the other two names"),
+    ] {
+        let refusal = refusal(&format!("[envoy]\n{text}"));
+        assert!(refusal.contains(complaint), "{refusal}");
+    }
 }
 
 #[test]
