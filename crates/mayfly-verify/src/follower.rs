@@ -94,11 +94,12 @@ impl Follower {
         &self.view
     }
 
-    /// Waits until the view sees.
+    /// Waits until the view sees clearly. A snapshot that was made for somebody else may be older than
+    /// some party's patience; the heartbeat after it is not.
     pub async fn ready(&self) {
         let mut heard = self.view.heard_changes();
         // The sender lives in the view, which `self` holds, so this cannot fail.
-        let seeing = heard.wait_for(|_| self.view.sight(Instant::now()) != Sight::Dark);
+        let seeing = heard.wait_for(|_| self.view.sight(Instant::now()) == Sight::Clear);
         let _sees = seeing.await.is_ok();
     }
 

@@ -14,6 +14,7 @@ mod service;
 
 use common::{Fault, now, say, side, wish};
 use http::Method;
+use http_body_util::BodyExt as _;
 use mayfly_verify::jwt::Verifier;
 use tokio::net::TcpListener;
 
@@ -41,11 +42,14 @@ async fn main() -> Result<(), Fault> {
         (Method::GET, "/admin", None),
         (Method::POST, "/orders", None),
         (Method::POST, "/orders", token),
-        (Method::GET, "/ticks", None),
     ] {
         say(&format!("{method} {path}"));
         let (status, said) = client.ask(&method, path, token).await?;
         say(&format!("  {status} {}", said.trim_end()));
+    }
+    let mut ticks = client.open(&Method::GET, "/ticks", None).await?.into_body();
+    while let Some(frame) = ticks.frame().await {
+        say(if frame?.is_data() { "tick" } else { "that was all" });
     }
     Ok(())
 }
