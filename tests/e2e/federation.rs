@@ -318,6 +318,35 @@ async fn point_82_exactly_the_spiffe_id_that_was_named_is_believed() {
     assert!(b.site.said().contains("cannot connect to `https://localhost:"), "{}", b.site.said());
 }
 
+/// A bundle says who somebody is. Who may follow is another question, and it has to be answered.
+#[tokio::test]
+async fn point_89_workloads_of_a_trust_domain_that_was_not_named_may_not_follow() {
+    let (mut a, mut b) = (Realm::new("a.example"), Realm::new("b.example"));
+    b.configure(SPIFFE, &[b.friend(&a, &spiffe(&a))]);
+    // They are friends, but `[broker]` names nobody.
+    a.configure(SPIFFE, &[a.friend(&b, &spiffe(&b))]);
+    let text = std::fs::read_to_string(a.site.config()).expect("ours");
+    let named = format!("listen = \"{}\"\nfederates_with = [\"b.example\"]", a.streams);
+    let unnamed = text.replace(&named, &format!("listen = \"{}\"", a.streams));
+    assert_ne!(text, unnamed);
+    std::fs::write(a.site.config(), unnamed).expect("ours");
+    a.start().await;
+    b.start().await;
+    a.introduce_to(&b).await;
+    b.introduce_to(&a).await;
+    b.has_fetched(&a).await;
+    a.has_fetched(&b).await;
+    let stranger = Workload::of(&b).await;
+    stranger.knows(&a.trust_domain()).await;
+    let party = stranger.party(Authorize::Id(a.id("/mayfly/broker"))).with_alpn(&[b"h2"]);
+    let stream = TcpStream::connect(a.streams).await.expect("a port");
+    let refused = match party.connect(stream, mayfly::clock::now()).await {
+        Err(_) => true,
+        Ok(mut stream) => within("an end", stream.read_u8()).await.is_err(),
+    };
+    assert!(refused);
+}
+
 /// Point 86: who is taken out of the configuration is a stranger from then on.
 #[tokio::test]
 async fn r47_a_trust_domain_that_is_withdrawn_is_refused() {

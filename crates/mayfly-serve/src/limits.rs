@@ -15,8 +15,9 @@ pub const PORT_CONNECTIONS_MAX: usize = 4096;
 pub const PORT_CONNECTIONS_PER_HOST_MAX: usize = 1024;
 /// How long a handshake may take.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
-/// HTTP/2 streams of one connection from elsewhere. A follower needs one.
-pub const STREAMS_PER_PORT_CONNECTION_MAX: u32 = 64;
+/// HTTP/2 streams of one connection from elsewhere. A follower needs one. Few, so that one host cannot
+/// take half of the seats that all callers from elsewhere share.
+pub const STREAMS_PER_PORT_CONNECTION_MAX: u32 = 16;
 /// How often a caller from elsewhere is asked whether it is there, and how long it may take to answer.
 pub const PORT_KEEPALIVE: Duration = Duration::from_secs(20);
 /// See [`PORT_KEEPALIVE`].
@@ -99,6 +100,10 @@ const _: () = assert!(BATCHES_BYTES_MAX < HISTORY_BYTES_MAX);
 const _: () = assert!(mayfly_core::limits::CHANGES_PER_BATCH_MAX * 27 < RESPONSE_BYTES_MAX / 2);
 const _: () = assert!(CONNECTIONS_PER_USER_MAX < CONNECTIONS_MAX);
 const _: () = assert!(PORT_CONNECTIONS_PER_HOST_MAX < PORT_CONNECTIONS_MAX);
+const _: () = assert!(
+    PORT_CONNECTIONS_PER_HOST_MAX * (STREAMS_PER_PORT_CONNECTION_MAX as usize)
+        < CALLS_PER_USER_MAX / 2
+);
 const _: () = assert!(CALLS_PER_USER_MAX < CALLS_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX > 3 * 64 * 1024);
 const _: () = assert!(HEARTBEAT_MIN.as_millis() <= HEARTBEAT_DEFAULT.as_millis());

@@ -218,10 +218,9 @@ impl Broker {
     pub async fn stop(self) {
         let Self { doors, services, running, served, .. } = self;
         services.stop().await;
-        let own = served.close();
         doors.shut().await;
         // Ended in order, after those who were told goodbye with it: the next run begins another.
-        if let Some(own) = own {
+        if let Some(own) = served.close() {
             own.end().await;
         }
         running.stop().await;

@@ -8,7 +8,7 @@
 //! What is its own is the judgement: the profile [`mayfly_policy::own`] stands in no edition, so no caller
 //! earns it, not even one that is the broker's own process (a test, a bench) and comes through a socket.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use mayfly_attest::{AttestError, Process};
 use mayfly_core::{
@@ -30,10 +30,12 @@ use crate::{
 
 /// Life of the broker's certificate, unless its authorities are too short-lived for that.
 const TTL: Span = limits::X509_TTL_DEFAULT;
-/// The pause before something that failed is tried again.
-const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+/// The pause before something that failed is tried again; twice as long each time, up to the second.
+const PAUSE: Duration = Duration::from_secs(1);
+/// See [`PAUSE`].
+const PAUSE_MAX: Duration = Duration::from_secs(32);
 /// The longest wait without a look at the clock, which may have been set.
-const NAP_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+const NAP_MAX: Duration = Duration::from_secs(60);
 /// Editions of the profiles that may come while the broker is being met.
 const RECONSIDERATIONS_MAX: usize = 8;
 
@@ -156,7 +158,7 @@ impl Own {
         mut svid: X509Svid,
         (mut bundles, held): (watch::Receiver<Arc<Bundles>>, watch::Sender<Held>),
     ) {
-        let mut at_once = false;
+        let (mut at_once, mut pause) = (false, PAUSE);
         loop {
             let news = if at_once { None } else { self.wait(&mut one, &svid, &mut bundles).await };
             let renewed = match news {
@@ -172,6 +174,7 @@ impl Own {
                     }
                     svid = renewed;
                     held.send_replace(Held::Context(Arc::new(context)));
+                    pause = PAUSE;
                     false
                 }
                 Err(OwnError::Refused(Denial::TaskEnded | Denial::TaskUnknown)) => {
@@ -187,7 +190,8 @@ impl Own {
                 Err(error) => {
                     // What is held stays good for as long as its dates say.
                     tracing::error!(%error, "the broker's own certificate is not renewed");
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
                     true
                 }
             };
