@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use mayfly_sim::{Planted, World, run};
+#[path = "sim/library.rs"]
+mod library;
+
+use mayfly_sim::{Planted, World, run, run_with_post};
 use rustix::time::{ClockId, clock_gettime};
 
 const FIXED: u64 = 2_000;
@@ -34,6 +37,7 @@ fn main() {
     worlds += no_law_breaks("fixed", 0..FIXED);
     worlds += no_law_breaks("fresh", (0..FRESH).map(|n| base.wrapping_add(n)));
     let took = processor_time().saturating_sub(start);
+    the_shipped_library_has_no_hole(base);
     let rate = worlds * 60_000 / u64::try_from(took.as_millis()).expect("a short test").max(1);
     assert!(rate >= WORLDS_PER_MINUTE_MIN, "only {rate} worlds/minute");
     println!("{rate} worlds/minute on one core ({worlds} worlds in {took:?} of processor time)");
@@ -65,6 +69,26 @@ fn one_seed_is_one_world() {
         "ok: one seed is one world (the hash of seed 0 is {:016x})",
         run(0, None).trace.hash()
     );
+}
+
+/// INVARIANT P3 for the code that ships: the feed's own chain writes, and the library's reader and view
+/// judge. What the weather does to messages it does to sealed ones.
+fn the_shipped_library_has_no_hole(base: u64) {
+    let (mut worlds, mut tally) = (0, library::Tally::default());
+    for seed in
+        remembered_seeds().chain(0..FIXED / 2).chain((0..FRESH / 2).map(|n| base.wrapping_add(n)))
+    {
+        let seen = std::rc::Rc::new(std::cell::RefCell::new(library::Tally::default()));
+        let post = library::Library::new(std::rc::Rc::clone(&seen));
+        if let Some(violation) = run_with_post(seed, |followers| post.of(followers)).violation {
+            panic!("SEED {seed} breaks {violation} with the shipped library");
+        }
+        tally.add(&seen.borrow());
+        worlds += 1;
+    }
+    // A test in which nothing went wrong would show nothing.
+    assert!(tally.flaws > 20 && tally.resumed > 40 && tally.snapshots > 1_000, "{tally:?}");
+    println!("ok: the shipped feed and library have no hole in {worlds} worlds ({tally:?})");
 }
 
 /// The simulator's own test: it finds bugs that are known to be there.

@@ -22,6 +22,7 @@ mod weather;
 mod world;
 
 pub use mayfly_core::registrar::Planted;
+pub use network::Post;
 pub use oracle::Violation;
 pub use rng::Rng;
 pub use trace::Trace;
@@ -40,9 +41,20 @@ pub fn run_in_words(seed: u64, planted: Option<Planted>) -> Outcome {
     run_with(seed, planted, Trace::in_words())
 }
 
+/// [`run`], with another feed between the broker and its followers.
+#[must_use]
+pub fn run_with_post(seed: u64, post: impl FnOnce(usize) -> Box<dyn Post>) -> Outcome {
+    live(World::with_post(seed, None, Trace::default(), post))
+}
+
 fn run_with(seed: u64, planted: Option<Planted>, trace: Trace) -> Outcome {
-    let world = World::new(seed, planted, trace);
-    std::panic::catch_unwind(|| world.run()).unwrap_or_else(|panic| {
+    live(World::new(seed, planted, trace))
+}
+
+fn live(world: World) -> Outcome {
+    // Nobody looks at a world that has come to its end by a panic.
+    let world = std::panic::AssertUnwindSafe(world);
+    std::panic::catch_unwind(move || { world }.0.run()).unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<&str>().map(|text| String::from(*text));
         let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
         let what = said.unwrap_or_else(|| "a panic without words".into());

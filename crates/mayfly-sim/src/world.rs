@@ -11,7 +11,7 @@ use mayfly_core::{
 use crate::{
     actors::Machine,
     disk::Disk,
-    network::Follower,
+    network::{Line, Plain, Post},
     oracle::{Oracle, Violation, uphold},
     rng::Rng,
     trace::Trace,
@@ -62,7 +62,9 @@ pub struct World {
     /// Whether the registrar began with a snapshot.
     by_snapshot: bool,
     signer: Vec<(Ticket, Grant)>,
-    followers: Vec<Follower>,
+    post: Box<dyn Post>,
+    /// The lines to the followers.
+    lines: Vec<Line>,
     machine: Machine,
     watched: Vec<(TaskId, Holder)>,
     sockets: Vec<TaskId>,
@@ -87,6 +89,17 @@ impl World {
     /// The world of `seed`.
     #[must_use]
     pub fn new(seed: u64, planted: Option<Planted>, trace: Trace) -> Self {
+        Self::with_post(seed, planted, trace, |followers| Box::new(Plain::new(followers)))
+    }
+
+    /// The same world with another feed, which is made for so many followers.
+    #[must_use]
+    pub fn with_post(
+        seed: u64,
+        planted: Option<Planted>,
+        trace: Trace,
+        post: impl FnOnce(usize) -> Box<dyn Post>,
+    ) -> Self {
         let mut rng = Rng::new(seed);
         let weather = Weather::of(&mut rng);
         let charter = charter();
@@ -96,9 +109,12 @@ impl World {
         if let Some(bug) = planted {
             registrar.plant(bug);
         }
+        let mut post = post(weather.followers);
+        post.start(registrar.revocations());
         Self {
             in_force: vec![true; weather.profiles.len()],
-            followers: (0..weather.followers).map(|_| Follower::new()).collect(),
+            post,
+            lines: (0..weather.followers).map(|_| Line::default()).collect(),
             now: Timestamp(1_700_000_000_000 + rng.below(1_000_000_000)),
             weather,
             rng,
@@ -218,8 +234,9 @@ impl World {
             Effect::Publish(delta) => {
                 self.oracle.published(&delta)?;
                 let odds = (self.weather.loss, self.weather.echo);
-                for follower in &mut self.followers {
-                    follower.send(&delta, odds, &mut self.rng);
+                let message = self.post.publish(&delta);
+                for line in &mut self.lines {
+                    line.send(message, odds, &mut self.rng);
                 }
             }
             Effect::Watch { task, holder } => self.watched.push((task, holder)),

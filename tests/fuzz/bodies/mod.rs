@@ -4,6 +4,7 @@
 //! and stops where an input breaks the promise.
 
 mod authority;
+mod feed;
 mod journal;
 mod jwt;
 mod policy;
@@ -14,8 +15,9 @@ mod spiffe;
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// Every target. The folders of `tests/corpus` have the same names.
-pub(crate) const TARGETS: [Target; 6] = [
+pub(crate) const TARGETS: [Target; 7] = [
     ("authority_mend", authority::mend),
+    ("feed", feed::feed),
     ("journal", journal::journal),
     ("jwt", jwt::jwt),
     ("procfs", procfs::procfs),

@@ -1,7 +1,7 @@
 //! What has to be true once everything has settled.
 
 use mayfly_core::{
-    Claim, Finding, Kind, Registrar, RevocationSet, Showing, State, Status, TaskId, Timestamp,
+    Claim, Finding, Kind, Registrar, Serial, Showing, State, Status, TaskId, Timestamp,
 };
 
 use super::{Oracle, Promise, Violation, uphold};
@@ -31,13 +31,18 @@ impl Oracle {
         self.unexpired(now).filter(|promise| self.status(promise) == Status::Valid).count()
     }
 
-    /// Compares one copy of the revocation set with the truth.
+    /// Compares what one follower says with the truth.
     ///
     /// # Errors
     /// P3, with the first credential of which the copy thinks something else.
-    pub(crate) fn check_set(&self, who: &str, set: &RevocationSet, now: Timestamp) -> Checked {
+    pub(crate) fn check_set(
+        &self,
+        who: &str,
+        says: impl Fn(&Serial) -> Status,
+        now: Timestamp,
+    ) -> Checked {
         for promise in self.unexpired(now) {
-            let (heard, truth) = (set.status(&promise.serial), self.status(&promise));
+            let (heard, truth) = (says(&promise.serial), self.status(&promise));
             let serial = promise.serial;
             uphold!(heard == truth, "P3", "{who} takes {serial} for {heard:?}, it is {truth:?}");
         }

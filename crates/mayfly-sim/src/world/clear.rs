@@ -53,14 +53,12 @@ impl World {
     /// Every follower hears what is under way, and the position that each heartbeat of the feed
     /// carries. Whoever stands elsewhere asks for a snapshot.
     fn hear_all(&mut self) -> Done {
-        for at in 0..self.followers.len() {
-            let Some(follower) = self.followers.get_mut(at) else {
-                continue;
-            };
-            while follower.hear(0, &mut self.rng) {}
+        for at in 0..self.lines.len() {
+            while self.hear(at, 0) {}
             let position = self.registrar.as_ref().map(|r| r.revocations().position());
-            let behind = position != Some(follower.set.position());
-            if behind || follower.is_holed() || !follower.is_connected() {
+            let behind = position != Some(self.post.position(at));
+            let lost = self.lines.get(at).is_none_or(|line| line.is_holed() || !line.is_connected());
+            if behind || lost {
                 self.resync(at)?;
             }
         }
@@ -72,8 +70,9 @@ impl World {
             return Ok(());
         };
         let now = self.now.max(self.clock());
-        for (at, follower) in self.followers.iter().enumerate() {
-            self.oracle.check_set(&format!("follower {at}"), &follower.set, now)?;
+        for at in 0..self.lines.len() {
+            let says = |serial: &mayfly_core::Serial| self.post.status(at, serial);
+            self.oracle.check_set(&format!("follower {at}"), says, now)?;
         }
         self.oracle.check_list(registrar, now)?;
         self.oracle.check_alarms(registrar, now)?;

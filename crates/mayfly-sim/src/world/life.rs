@@ -59,32 +59,39 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self) {
-        let at = self.rng.index(self.followers.len());
-        let reorder = self.weather.reorder;
-        if let Some(follower) = self.followers.get_mut(at) {
-            follower.hear(reorder, &mut self.rng);
-            self.trace.mark(&[at as u64, follower.set.position().sequence.0]);
+        let at = self.rng.index(self.lines.len());
+        self.hear(at, self.weather.reorder);
+        self.trace.mark(&[at as u64, self.post.position(at).sequence.0]);
+    }
+
+    /// The follower at `at` hears one message that is under way. Says whether there was one.
+    pub(super) fn hear(&mut self, at: usize, reorder: u64) -> bool {
+        let Some(line) = self.lines.get_mut(at) else { return false };
+        let Some(message) = line.next(reorder, &mut self.rng) else { return false };
+        if !self.post.deliver(at, message) {
+            line.missed();
         }
+        true
     }
 
     pub(super) fn connect(&mut self) -> Done {
-        let at = self.rng.index(self.followers.len());
+        let at = self.rng.index(self.lines.len());
         let cut = self.rng.chance(400);
-        if let (true, Some(follower)) = (cut, self.followers.get_mut(at)) {
-            follower.cut();
+        if let (true, Some(line)) = (cut, self.lines.get_mut(at)) {
+            line.cut();
             return Ok(());
         }
         self.resync(at)
     }
 
-    /// The follower at `at` asks for a snapshot, and begins to follow from there.
+    /// The follower at `at` connects anew, and follows from there.
     pub(super) fn resync(&mut self, at: usize) -> Done {
-        let (Some(registrar), Some(follower)) = (&self.registrar, self.followers.get_mut(at))
-        else {
+        let (Some(registrar), Some(line)) = (&self.registrar, self.lines.get_mut(at)) else {
             return Ok(());
         };
-        let before = follower.set.position().sequence.0;
-        let forward = follower.resync(registrar.revocations());
+        let before = self.post.position(at).sequence.0;
+        let forward = self.post.connect(at, registrar.revocations());
+        line.connect();
         uphold!(forward, "P9", "a snapshot is behind {before}, which follower {at} has heard");
         Ok(())
     }
@@ -93,8 +100,8 @@ impl World {
         // Mostly small steps, and now and then one that expires everything.
         let most = if self.rng.chance(60) { 4_000_000 } else { self.weather.pace };
         self.now = self.now.plus(Span(1 + self.rng.below(most)));
-        for follower in &mut self.followers {
-            follower.set.forget(self.now);
+        for at in 0..self.lines.len() {
+            self.post.forget(at, self.now);
         }
         if self.rng.chance(700) { self.timers() } else { Ok(()) }
     }
@@ -141,7 +148,7 @@ impl World {
         self.waiting.clear();
         self.watched.clear();
         self.sockets.clear();
-        self.followers.iter_mut().for_each(crate::network::Follower::cut);
+        self.lines.iter_mut().for_each(crate::network::Line::cut);
     }
 
     /// Replays, looks who is still there, and only then serves.
@@ -155,6 +162,7 @@ impl World {
         self.watched = registrar.reconcile();
         self.by_snapshot = by_snapshot;
         self.disk.remember(|task| registrar.task(task).is_some());
+        self.post.start(registrar.revocations());
         self.registrar = Some(registrar);
         self.obey()?;
         let mut at = 0;
