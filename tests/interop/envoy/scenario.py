@@ -22,7 +22,7 @@ import time
 from foreign import Authority
 from processes import Backend, Envoy, House, blocks, free_port, placed
 
-LOAD_SECONDS = 45  # Two lives of an authority's first half, and a dozen of a certificate's.
+LOAD_SECONDS = 45  # Time for two authorities to begin to sign, and for twenty certificates.
 LOAD_PAUSE = 0.02
 ENDS = 9
 QUIET_SECONDS = 1.5
@@ -92,7 +92,7 @@ class Shop:
         self.client_yaml, self.server_yaml = blocks("yaml")
         self.socket = house.data / "workload.sock"
 
-    def server(self, name, matcher=None):
+    def server(self, name, matcher=None, resumes=False):
         port, admin = free_port(), free_port()
         places = {
             "/run/mayfly/workload.sock": self.socket, "port_value: 15443": f"port_value: {port}",
@@ -101,6 +101,9 @@ class Shop:
         }
         if matcher is not None:
             places["spiffe://example.org/shop/client/"] = matcher
+        if resumes:
+            places["disable_stateless_session_resumption: true"] = "disable_stateless_session_resumption: false"
+            places["disable_stateful_session_resumption: true"] = "disable_stateful_session_resumption: false"
         return Envoy(self.house, "server", name, placed(self.server_yaml, places), admin), port
 
     def client(self, name, server_port):
@@ -151,13 +154,17 @@ def rotates_under_load(house, server, client, port):
     demand(fields["refused_by_envoy"] == 0, "an envoy refused its secrets")
 
 
-def as_peer(certificate=None, key=None):
+def as_peer_context(certificate=None, key=None):
     """A TLS client that shows whatever it is given and takes whomever it meets."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if certificate is not None:
         context.load_cert_chain(certificate, key)
-    return context.wrap_socket
+    return context
+
+
+def as_peer(*peer):
+    return as_peer_context(*peer).wrap_socket
 
 
 def keeps_trust_domains_apart(partner, stranger, shop, own_port):
@@ -177,6 +184,46 @@ def keeps_trust_domains_apart(partner, stranger, shop, own_port):
                 let_in[listener].add(name)
     say("trust_domains", own=sorted(let_in["own"]), partner=sorted(let_in["partner"]), tried=sorted(peers))
     demand(let_in == {"own": set(), "partner": {"partner"}}, "the wrong peers were let in")
+
+
+def resumes(port, peer, after=lambda: None):
+    """Whether a session of the peer's, TLS 1.2 and 1.3, is taken up again without its certificate being
+    looked at."""
+    taken = []
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        context = as_peer_context(*peer)
+        context.minimum_version = context.maximum_version = version
+        first = Connection(port, context.wrap_socket)
+        first.get()
+        session = first.socket.session
+        first.close()
+        after()
+        second = Connection(port, lambda plain: context.wrap_socket(plain, session=session))
+        second.get()
+        taken.append(second.socket.session_reused)
+        second.close()
+    return taken
+
+
+def resumes_nothing(house, shop, partner):
+    """In the example. What Envoy does by itself is shown beside it, so that the switches are known to matter."""
+    peer = partner.leaf("spiffe://partner.example/buyer/1")
+    matcher = "spiffe://partner.example/buyer/"
+    _, port = shop.server("server-as-shown", matcher)
+    lax, lax_port = shop.server("server-that-resumes", matcher, resumes=True)
+    pushes = lambda: lax.stat("sds.ALL.update_success")
+
+    def push():
+        client, _ = shop.client(f"client-to-end-{pushes()}", port)
+        before = pushes()
+        client.crash()
+        house.wait("a pushed list", lambda: pushes() > before)
+
+    found = {"example": resumes(port, peer), "default": resumes(lax_port, peer), "default_after_push": resumes(lax_port, peer, push)}
+    say("resumed", **found)
+    demand(found["example"] == [False, False], "the example resumes sessions")
+    demand(all(found["default"]), "Envoy no longer resumes by default: the example's switches show nothing")
+    demand(found["default_after_push"] == [False, False], "a session outlived a pushed list")
 
 
 class Load(threading.Thread):
@@ -254,10 +301,11 @@ def rotation(house, partner, stranger):
     rotates_under_load(house, server, client, port)
 
 
-def ends(house):
+def ends(house, partner):
     shop = Shop(house, Backend())
     server, server_port = shop.server("server")
     _, port = shop.client("client", server_port)
+    resumes_nothing(house, shop, partner)
     times = [refuses_an_ended_task(shop, server, server_port, number) for number in range(ENDS)]
     demand(request(port) is not None, "the task that did not end was refused")
     refusals = [refused for _, refused, _ in times]
@@ -275,7 +323,7 @@ def scenario(mayfly, work):
         # Everything that can change does, while somebody watches.
         (lambda house: rotation(house, partner, stranger), ("32s", "4s")),
         # Nothing but the end of a task can change anything.
-        (ends, ("24h", "5m")),
+        (lambda house: ends(house, partner), ("24h", "5m")),
     ):
         house = House(mayfly, f"{work}/{lives[0]}", partner.bundle(), lives)
         try:
