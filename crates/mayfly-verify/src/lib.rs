@@ -55,7 +55,9 @@
 //!
 //! Where a certificate is of a federated trust domain, its bundle is used and no other. Our feed does
 //! not speak of foreign tasks, so a foreign peer is believed until its certificate expires, or until its
-//! bundle is withdrawn, which ends its live connections too.
+//! bundle is withdrawn, which ends its live connections too. Who follows the broker over there as well,
+//! by [`Remote`], refuses its ended tasks like our own ([`Party::with_foreign_view`]). [`Remote`] is also
+//! the way to the feed for those who have no broker on their machine.
 #![forbid(unsafe_code)]
 
 mod actions;
