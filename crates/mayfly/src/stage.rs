@@ -237,7 +237,7 @@ binding = "socket"
 [[profile]]
 name = "crowd"
 path = "/demo/crowd"
-selectors = []
+selectors = ["unix:uid:{uid}"]
 owner = "demo"
 binding = "lease"
 "#
