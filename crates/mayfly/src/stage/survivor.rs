@@ -63,13 +63,15 @@ pub async fn survive(service: &str) -> Result<(), StageError> {
         while exchange(&mut live).await.is_ok() {
             tokio::time::sleep(WORK_EVERY).await;
         }
-        std::future::pending::<()>().await;
     };
     let left = async { while let Ok(Some(_)) = cues.next_line().await {} };
-    let told = async { tokio::try_join!(closed, turned_away) };
+    // It stays until it has lost everything: a connection that it closes itself is not one that was cut.
+    let told = async {
+        let (told, ()) = tokio::join!(async { tokio::try_join!(closed, turned_away) }, work);
+        told
+    };
     tokio::select! {
         told = told => { told?; }
-        () = work => {}
         () = left => {}
     }
     Ok(())
