@@ -32,6 +32,9 @@ const VALIDATOR: &str =
 /// can be of it, so that all are refused; and whoever looks at the Envoy reads why.
 const NOBODY: &str = "revocation-lists-too-long.invalid";
 
+/// Counts the answers that leave an Envoy with nobody to trust, because the lists are too long.
+const TOO_LONG: &str = "mayfly_sds_lists_too_long_total";
+
 /// Names that stand for what they say, whoever asks. The defaults are SPIRE's, so that a configuration
 /// for SPIRE works unchanged.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -307,6 +310,7 @@ impl Trust {
             bytes_max,
             "revocation lists too long: envoy is told to trust nobody"
         );
+        metrics::counter!(TOO_LONG).increment(1);
     }
 }
 
