@@ -210,14 +210,15 @@ async fn r4_a_stolen_token_is_refused_and_both_are_named() {
         let answer = ask(&mut from_client, Method::POST, "/orders", None).await;
         assert_eq!(answer, (403, "no_token".to_owned()), "the certificate alone is no order");
     }
-    // Who verifies says it, and the broker has heard it: the event names both.
-    let (site, names) = (&stage.stand.0, [&stage.client.task, &thief.task]);
-    let told = async || {
-        let said = site.said();
-        let line = said.lines().find(|line| names.iter().all(|name| line.contains(*name)));
-        line.map(str::to_owned)
+    // The broker hears of it, and its log names both: the entry of the one's task names the other.
+    let (operator, task) = (&stage.stand.2, &stage.client.task);
+    let testified = async || {
+        let (_, story) = operator.clone().show(task).await.expect("it goes on");
+        story.into_iter().find(|entry| entry.what == "used_by_another")
     };
-    until("a line in the broker's log that names both", told).await;
+    let entry = until("an entry in the log", testified).await;
+    assert!(entry.detail.contains(&thief.task), "it names the presenter: {entry:?}");
+    assert!(entry.detail.contains(&stage.service.task), "and who says so: {entry:?}");
 }
 
 /// R18: requests, an open stream and a new connection, after the end of the client's task.
