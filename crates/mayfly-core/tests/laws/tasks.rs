@@ -41,7 +41,7 @@ fn grown(parents: &[usize]) -> (Bench, BTreeSet<usize>) {
     (bench, alive)
 }
 
-fn credentials(bench: &mut Bench, alive: &BTreeSet<usize>) -> Vec<(usize, mayfly_core::Serial)> {
+fn credentials(bench: &mut Bench, alive: &BTreeSet<usize>) -> Vec<(usize, Serial)> {
     let mut held = Vec::new();
     for at in alive {
         let (serial, _) = bench.ask(task(*at as u128), Ask::X509).expect("an active task");
@@ -312,7 +312,7 @@ fn a_slow_disk_fills_a_queue_that_has_an_end() {
     assert_eq!(refused, 10, "P10: a full queue is an answer");
     for _ in 0..5 {
         let ticket = bench.ticket();
-        let cause = mayfly_core::Cause::Revoked;
+        let cause = Cause::Revoked;
         bench.registrar.handle(bench.now, Event::EndAsked { ticket, task: task(2), cause });
         bench.obey();
     }
