@@ -285,25 +285,24 @@ async fn point_89_the_feeds_port_lets_in_workloads_that_go_on_and_cuts_those_tha
     assert!(nobody.read_u8().await.is_err());
 
     let verifier = Verifier::start(&broker).await;
-    let mut live = verifier.dial(port).await.expect("it may come in");
-    // A server speaks first in HTTP/2: settings.
-    within("a first word", live.read_u8()).await.expect("it is served");
     let task = verifier.source.held().borrow().context().and_then(|held| {
         held.default_svid().map(|svid| svid.spiffe_id.path().rsplit('/').next().map(str::to_owned))
     });
-    // A thief keeps what it has.
+    // A thief keeps what it has, so the end of its connection can only be the broker's doing.
     let (_kept, stolen) = tokio::sync::watch::channel(verifier.source.held().borrow().clone());
+    let thief = Party::new(stolen, Authorize::Any, Arc::clone(verifier.follower.view()));
+    let call = async || {
+        let stream = TcpStream::connect(port).await.expect("a port");
+        let mut stream = thief.connect(stream, mayfly::clock::now()).await?;
+        // A server speaks first in HTTP/2: settings.
+        within("a first word", stream.read_u8()).await.map(|_| stream)
+    };
+    let mut live = call().await.expect("it may come in");
     operator.end(&task.flatten().expect("a task"), "revoked").await.expect("an operator may");
     let mut rest = Vec::new();
     let cut = within("the end of a live connection", live.read_to_end(&mut rest)).await;
     drop(cut);
-    let view = Arc::clone(verifier.follower.view());
-    let thief = Party::new(stolen, Authorize::Any, view);
-    let stream = TcpStream::connect(port).await.expect("a port");
-    let refused = match thief.connect(stream, mayfly::clock::now()).await {
-        Err(_) => true,
-        Ok(mut stream) => stream.read_u8().await.is_err(),
-    };
+    let refused = call().await.is_err();
     assert!(refused, "what was signed for an ended task opens nothing");
 }
 
