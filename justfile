@@ -25,6 +25,12 @@ fuzz target="authority_mend" seconds="60":
 bench:
     cargo bench -p mayfly --bench issue
     cargo bench -p mayfly --bench end_to_refusal
+    cargo bench -p mayfly --bench refusal_cost
+    cargo bench -p mayfly --bench feed
+
+# who refuses an ended task, and when: writes docs/verifiers.md
+verifiers:
+    cargo bench -p mayfly --bench verifiers
 
 # write the generated gRPC code anew
 proto:

@@ -269,7 +269,8 @@ async fn within<T>(silence: Duration, wait: impl Future<Output = T>) -> Result<T
 /// Says in the log when patience begins to run out, and shuts live connections when it has.
 async fn count_silence(view: Arc<View>) {
     let mut heard = view.heard_changes();
-    let mut said = Sight::Clear;
+    // Nothing is seen before the first word, and nobody needs to be told so.
+    let mut said = Sight::Dark;
     loop {
         let Some(at) = *heard.borrow_and_update() else {
             if heard.changed().await.is_err() {
@@ -315,7 +316,7 @@ fn tell(sight: Sight, said: Sight, silence: Duration) {
         (Sight::Clear, Sight::Clear)
         | (Sight::Grace, Sight::Grace)
         | (Sight::Dark, Sight::Dark) => {}
-        (Sight::Clear, _) => tracing::info!("feed is back"),
+        (Sight::Clear, _) => tracing::info!("feed is heard"),
         (Sight::Grace, _) => {
             tracing::warn!(silence_ms, "feed is silent, going on with what was known last");
         }
