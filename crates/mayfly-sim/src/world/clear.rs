@@ -57,7 +57,8 @@ impl World {
             while self.hear(at, 0) {}
             let position = self.registrar.as_ref().map(|r| r.revocations().position());
             let behind = position != Some(self.post.position(at));
-            let lost = self.lines.get(at).is_none_or(|line| line.is_holed() || !line.is_connected());
+            let lost =
+                self.lines.get(at).is_none_or(|line| line.is_holed() || !line.is_connected());
             if behind || lost {
                 self.resync(at)?;
             }
