@@ -141,7 +141,7 @@ async fn follow(socket: &Path) -> Result<tonic::Streaming<wire::FollowResponse>,
     let mut client = RevocationFeedClient::new(channel).max_decoding_message_size(64 << 20);
     let request = wire::FollowRequest {
         pace_ms: PACE_MS,
-        nonce: vec![7; 16].into(),
+        nonce: vec![7; 16],
         ..wire::FollowRequest::default()
     };
     let mut stream = client.follow(request).await?.into_inner();
