@@ -110,7 +110,7 @@ impl Inner {
         };
         measures::begin();
         let commits = Commits::default();
-        let feed = start_feed(revoked, seal, (clock, running));
+        let feed = feed(revoked, seal, clock);
         let (orders, socket_orders) = mpsc::channel(SOCKET_ORDERS_MAX);
         let sockets = orders.downgrade();
         let means = Machine {
@@ -126,16 +126,8 @@ impl Inner {
             svids: Arc::clone(&svids),
         };
         let driver = Driver::new(registrar, Arc::clone(clock), means);
-        // Dropped when the driver ends, also by a panic.
-        let last_words = running.driver_gone.clone().drop_guard();
-        let stop = running.stop.clone();
-        let driver = running.tasks.spawn(async move {
-            let _last_words = last_words;
-            driver.run(messages, stop).await
-        });
-        *running.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some(driver);
         let report = report_sightings(sightings, inbox.clone(), running.stop.clone());
-        drop(running.tasks.spawn(report));
+        running.decide((driver, messages), report, Arc::clone(&feed))?;
         Ok(Self { inbox, keys, crl, lineage, svids, feed, bundles, sockets, socket_orders })
     }
 
@@ -208,20 +200,38 @@ impl Inner {
 }
 
 /// Begins the feed with what was revoked before.
-fn start_feed(
-    revoked: mayfly_core::RevocationSet,
-    seal: FeedSeal,
-    (clock, running): (&Clock, &Running),
-) -> Arc<Hub> {
+fn feed(revoked: mayfly_core::RevocationSet, seal: FeedSeal, clock: &Clock) -> Arc<Hub> {
     let means = hub::Means {
         seal: Arc::new(seal),
         steady: clock::steady(clock()),
         wall: Arc::clone(clock),
     };
-    let feed = Hub::new(revoked, means);
-    let (hub, stop) = (Arc::clone(&feed), running.stop.clone());
-    drop(running.tasks.spawn(async move { hub.run(stop).await }));
-    feed
+    Hub::new(revoked, means)
+}
+
+impl Running {
+    /// Starts the thread that decides, hears what the eyes see, and tells the followers. It has a
+    /// runtime to itself: an end that was seen may not wait behind a thousand callers.
+    fn decide(
+        &self,
+        (driver, messages): (Driver<Machine>, mpsc::Receiver<Message>),
+        sightings: impl Future<Output = ()> + Send + 'static,
+        feed: Arc<Hub>,
+    ) -> Result<(), BrokerError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // Dropped when the driver ends, also by a panic.
+        let last_words = self.driver_gone.clone().drop_guard();
+        let stop = self.stop.clone();
+        let thread = self.tasks.spawn_blocking(move || {
+            let _last_words = last_words;
+            let driving = driver.run(messages, stop.clone());
+            let all = async { tokio::join!(driving, sightings, feed.run(stop)) };
+            let (machine, (), ()) = runtime.block_on(all);
+            machine
+        });
+        *self.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(())
+    }
 }
 
 fn start_committer(
