@@ -86,12 +86,15 @@ pub struct OwnIdentity {
     /// What it holds at this moment.
     pub held: watch::Receiver<Held>,
     inbox: Inbox,
+    renewing: CancellationToken,
 }
 
 impl OwnIdentity {
     /// Ends the task, as whoever is done should: what was signed for it is refused from here on.
     pub async fn end(&self) {
         let task = self.task;
+        // Whoever renews is told first: an end that we order ourselves is no news.
+        self.renewing.cancel();
         let end = |ticket| Event::EndAsked { ticket, task, cause: Cause::Completed };
         if let Err(no) = self.inbox.order(end).await {
             // The next run ends it, when it finds that its holder is gone.
@@ -138,7 +141,9 @@ impl Own {
             "the broker has an identity of its own"
         );
         let (sender, held) = watch::channel(Held::Context(Arc::new(context)));
+        let stop = stop.child_token();
         let identity = OwnIdentity {
+            renewing: stop.clone(),
             spiffe_id: one.identity.spiffe_id.clone(),
             task: one.identity.task,
             held,
