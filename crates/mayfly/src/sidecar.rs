@@ -5,7 +5,7 @@
 //! ([`Folder`] swaps one symbolic link), they never outlive what they stand for ([`plan`] decides when
 //! they go), and nothing is touched in the directory that the sidecar did not put there.
 //!
-//! [`follow`] hears, [`plan`] decides, [`set`] says which files there are, [`Folder`] writes them,
+//! `follow` hears, [`plan`] decides, [`set`] says which files there are, [`Folder`] writes them,
 //! [`Hook`] tells the server. Only the last two touch the world.
 
 use std::time::Duration;

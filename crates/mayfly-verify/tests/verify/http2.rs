@@ -36,6 +36,7 @@ enum Protection {
 }
 
 /// A health service, and a client (slot 2) that has one connection to it.
+#[expect(clippy::unused_async, reason = "it spawns, so it is called within a runtime")]
 async fn stage(protection: Protection) -> (Arc<View>, HealthClient<Channel>, JoinSet<()>) {
     let (authority, view) = (Authority::new("example.org"), view(CALM));
     let (server, client) = (

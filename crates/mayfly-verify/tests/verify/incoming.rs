@@ -78,5 +78,6 @@ async fn a_party_with_less_patience_cuts_before_its_view_does() {
     drop(far);
     let (near, far) = tokio::io::duplex(1 << 16);
     let (near, far) = tokio::join!(peer.accept(near, NOW), peer.connect(far, NOW));
-    (near.map(drop).unwrap(), far.map(drop).unwrap());
+    near.map(drop).unwrap();
+    far.map(drop).unwrap();
 }

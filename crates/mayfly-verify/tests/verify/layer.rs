@@ -90,6 +90,7 @@ async fn ask(router: &Router, request: Request<Body>) -> Option<String> {
     code
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is compared with an answer that may be none")]
 fn refused(code: &str) -> Option<String> {
     Some(code.to_owned())
 }
