@@ -11,7 +11,7 @@ mod pace;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use mayfly_core::Event;
+use mayfly_core::{Event, Span};
 use mayfly_serve::{desk::Bundles, http::Published};
 use mayfly_sign::{KeyRing, RotationStep};
 use tokio::sync::{Notify, watch};
@@ -38,6 +38,10 @@ const POOL_EVERY: Duration = Duration::from_millis(20);
 /// How often, and how many times, a start looks whether its record is on disk.
 const DISK_LOOK_EVERY: Duration = Duration::from_millis(1);
 const DISK_LOOKS_MAX: u32 = 5_000;
+/// The least difference between two dates on paper.
+const SECOND: Span = Span::from_secs(1);
+/// How far the clock by which files are dated lags behind ours.
+const FILE_CLOCK_LAG: Span = Span(10);
 
 /// See the module.
 pub struct Keeper {
@@ -107,6 +111,7 @@ impl Keeper {
     pub async fn prepare(&mut self) {
         self.federations.reload();
         self.wait_for_the_disk().await;
+        self.wait_for_the_second().await;
         self.renew_lists().await;
         self.authorities.send_replace(self.ring.authorities());
     }
@@ -124,6 +129,15 @@ impl Keeper {
             tokio::time::sleep(DISK_LOOK_EVERY).await;
         }
         tracing::warn!("the disk is slow; revocation lists may repeat numbers of the last run");
+    }
+
+    /// Dates count seconds, and no two lists share one: a second in which the run before has signed is
+    /// waited out.
+    async fn wait_for_the_second(&self) {
+        let Some(last) = files::newest(&self.crl_dir) else { return };
+        let next = last.plus(FILE_CLOCK_LAG).floor_to_second().plus(SECOND);
+        let left = clock::until((self.clock)(), next);
+        tokio::time::sleep(left.min(Duration::from_secs(1))).await;
     }
 
     /// Takes the steps that are due; `true` if lists are as new as the authorities.

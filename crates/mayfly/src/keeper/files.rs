@@ -1,8 +1,22 @@
 //! Revocation lists as files, for those who read files.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
+use mayfly_core::Timestamp;
 use mayfly_serve::http::Asset;
+
+/// When the newest list was written, if there is one.
+pub(super) fn newest(dir: &Path) -> Option<Timestamp> {
+    let entries = std::fs::read_dir(dir).ok()?.flatten();
+    let lists = entries.filter(|entry| entry.path().extension().is_some_and(|is| is == "crl"));
+    let newest = lists.filter_map(|entry| entry.metadata().ok()?.modified().ok()).max()?;
+    let since: Duration = newest.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok().map(Timestamp)
+}
 
 /// Writes one file per authority, each replaced whole, and removes those of retired authorities: a
 /// verifier that loads two lists of one authority goes by the stale one if that comes first.
@@ -31,7 +45,18 @@ pub(super) fn write_all(dir: &Path, lists: &[(String, Asset)]) -> io::Result<()>
 mod tests {
     use super::*;
     use mayfly_serve::http::Media;
-    use std::time::Duration;
+
+    #[test]
+    fn the_newest_list_is_dated_and_nothing_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(newest(&dir.path().join("nowhere")), None);
+        std::fs::write(dir.path().join("README"), "somebody's").unwrap();
+        assert_eq!(newest(dir.path()), None);
+        let file = std::fs::File::create(dir.path().join("aa.crl")).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123))
+            .unwrap();
+        assert_eq!(newest(dir.path()), Some(Timestamp(1_700_000_000_123)));
+    }
 
     #[test]
     fn a_fresh_list_takes_the_place_of_the_stale_one_and_a_retired_one_goes() {
