@@ -3,7 +3,9 @@
 //!
 //! A verifier sees one handshake or one token; whether the credential is stale, orphaned or was never
 //! issued is known to the registrar alone. So a verifier claims, the registrar finds, and only what it
-//! finds is testified: whoever reports a credential that is in order raises no alarm.
+//! finds is testified: whoever calls a credential over that is in order raises no alarm. Two things the
+//! ledger cannot check, and takes the verifier's word for: that a credential was shown by another than its
+//! subject, and that a serial which was never promised was seen.
 
 use alloc::string::String;
 

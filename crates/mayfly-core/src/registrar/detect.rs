@@ -53,8 +53,9 @@ impl Registrar {
 
     /// What there is to a report: none if the credential is in order.
     ///
-    /// INVARIANT P11: an alarm is raised for what is over, and for nothing else. A verifier that is wrong,
-    /// or lies, cannot raise one.
+    /// INVARIANT P11: a credential in the ledger that is in order raises no alarm by being called over.
+    /// What the ledger cannot check is believed: that somebody else has shown it, and that a serial
+    /// which was never promised was seen at all. The record names who says so.
     #[must_use]
     pub fn misuse(&self, showing: &Showing) -> Option<(Option<TaskId>, Finding)> {
         let Some(serial) = &showing.serial else {
