@@ -113,8 +113,7 @@ pub struct Registrar {
     set: RevocationSet,
     certificates: BTreeMap<Serial, RevokedCertificate>,
     refusals: Meter,
-    reports: Meter,
-    showings: detect::Seen,
+    alarms: detect::Alarms,
     effects: VecDeque<Effect>,
     #[cfg(feature = "planted")]
     planted: Option<Planted>,
@@ -144,8 +143,7 @@ impl Registrar {
             set: RevocationSet::at(start),
             certificates: BTreeMap::new(),
             refusals: Meter::new(limits::REFUSALS_JOURNALED_PER_SECOND_MAX),
-            reports: Meter::new(limits::MISUSES_JOURNALED_PER_SECOND_MAX),
-            showings: detect::Seen::default(),
+            alarms: detect::Alarms::new(),
             effects: VecDeque::new(),
             #[cfg(feature = "planted")]
             planted: None,
@@ -204,7 +202,7 @@ impl Registrar {
         if self.sweep_at <= self.now {
             self.slots.forget(self.now);
             self.set.forget(self.now);
-            self.showings.clear();
+            self.alarms.forget();
             let now = self.now;
             self.certificates.retain(|_, revoked| revoked.forget_at() > now);
             self.sweep_at = self.now.plus(SWEEP_EVERY);

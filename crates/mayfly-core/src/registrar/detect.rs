@@ -2,7 +2,7 @@
 
 use alloc::{collections::BTreeSet, string::String};
 
-use super::Registrar;
+use super::{Meter, Registrar};
 use crate::{
     event::Effect,
     id::TaskId,
@@ -11,21 +11,47 @@ use crate::{
     misuse::{Claim, Finding, Showing},
     record::Fact,
     task::{State, Task},
+    time::Timestamp,
 };
 
-/// What was testified lately, so that one credential shown a thousand times is one line.
-#[derive(Debug, Default)]
-pub(super) struct Seen(BTreeSet<(Option<Serial>, Finding, String)>);
+/// What was testified lately, so that one credential shown a thousand times is one line, and how much
+/// more may be. What the ledger proves has a bound of its own: whoever reaches the feed can invent serials
+/// and presenters, and must not be able to hide a real alarm behind them.
+#[derive(Debug)]
+pub(super) struct Alarms {
+    proven: Budget,
+    claimed: Budget,
+}
 
-impl Seen {
-    /// Whether this is news, and worth a record.
-    fn admits(&mut self, showing: &Showing, finding: Finding) -> bool {
-        self.0.len() < limits::SHOWINGS_REMEMBERED_MAX
-            && self.0.insert((showing.serial, finding, showing.presenter.clone()))
+#[derive(Debug)]
+struct Budget {
+    seen: BTreeSet<(Option<Serial>, Finding, String)>,
+    meter: Meter,
+}
+
+impl Alarms {
+    pub(super) const fn new() -> Self {
+        Self { proven: Budget::new(), claimed: Budget::new() }
     }
 
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
+    pub(super) fn forget(&mut self) {
+        self.proven.seen.clear();
+        self.claimed.seen.clear();
+    }
+}
+
+impl Budget {
+    const fn new() -> Self {
+        let meter = Meter::new(limits::MISUSES_JOURNALED_PER_SECOND_MAX);
+        Self { seen: BTreeSet::new(), meter }
+    }
+
+    /// Whether this is news, and worth a record. What finds no room is not remembered as said.
+    fn admits(&mut self, what: (Option<Serial>, Finding, String), now: Timestamp) -> bool {
+        !self.seen.contains(&what)
+            && self.seen.len() < limits::SHOWINGS_REMEMBERED_MAX
+            && self.meter.admits(now)
+            && self.seen.insert(what)
     }
 }
 
@@ -43,7 +69,17 @@ impl Registrar {
         let Some((task, finding)) = self.misuse(&showing) else {
             return;
         };
-        if !self.showings.admits(&showing, finding) || !self.reports.admits(self.now) {
+        let (serial, alarms) = (showing.serial, &mut self.alarms);
+        let is_news = match finding {
+            Finding::AfterEnd | Finding::WhileSuspended | Finding::Stale => {
+                // Whoever shows it: a presenter that is made up does not make it another alarm.
+                alarms.proven.admits((serial, finding, String::new()), self.now)
+            }
+            Finding::ByAnother | Finding::Orphaned | Finding::Unexplained => {
+                alarms.claimed.admits((serial, finding, showing.presenter.clone()), self.now)
+            }
+        };
+        if !is_news {
             return;
         }
         let Showing { serial, presenter, verifier, .. } = showing;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mayfly_core::{
-    Ask, Binding, Caller, Cause, Denial, Event, Holder, ProcessKey, Registrar, Serial, Span, State,
-    TaskId, Terms, Timestamp, limits, registrar::Ground,
+    Ask, Binding, Caller, Cause, Claim, Denial, Event, Fact, Finding, Holder, Place, ProcessKey,
+    Registrar, Serial, Showing, Span, State, TaskId, Terms, Timestamp, limits, registrar::Ground,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -293,6 +293,32 @@ fn without_an_active_task_nothing_is_issued_and_nothing_is_left() {
     assert_eq!(live, 0, "R7: credentials outlive the hour");
     assert_eq!(bench.registrar.tasks().count(), 0);
     assert_eq!(bench.registrar.revoked_certificates().count(), 0);
+}
+
+/// R21: whoever reaches the feed can invent serials; that hides no alarm about a task that there is.
+#[test]
+fn r21_a_flood_of_invented_reports_hides_no_alarm() {
+    let mut bench = Bench::new();
+    bench.begin(task(1), begin(None));
+    let (serial, _) = bench.ask(task(1), Ask::X509).expect("a promise");
+    bench.end(task(1));
+    let shown = |serial| {
+        Event::Shown(Showing {
+            serial: Some(serial),
+            claim: Claim::NotToBeUsed,
+            presenter: String::new(),
+            verifier: String::new(),
+        })
+    };
+    for luck in 0..2 * limits::SHOWINGS_REMEMBERED_MAX as u64 {
+        bench.tell(shown(Serial::new(Place::default(), luck)));
+    }
+    bench.tell(shown(serial));
+    let found = bench
+        .journal
+        .iter()
+        .any(|(_, record)| matches!(record.fact, Fact::Misused { finding: Finding::AfterEnd, .. }));
+    assert!(found, "the alarm about a task that has ended");
 }
 
 /// P10: while the disk is slow, repeating a wish does not make the queue longer than its bound, and
