@@ -144,7 +144,10 @@ async fn begin(data: &Path) -> Result<(String, String), Fault> {
 
 async fn end(data: &Path, task: String) -> Result<(), Fault> {
     let order = Some(Order::End("completed".to_owned()));
-    admin::connect(data).await?.order_task(wire::OrderTaskRequest { task, order }).await?;
+    admin::connect(data)
+        .await?
+        .order_task(wire::OrderTaskRequest { task, order, reason: String::new() })
+        .await?;
     Ok(())
 }
 

@@ -323,6 +323,7 @@ fn testimony(site: &Site) -> Testimony {
             | Fact::Resumed { .. }
             | Fact::Renewed { .. }
             | Fact::Amended { .. }
+            | Fact::Transferred { .. }
             | Fact::Refused { .. }
             | Fact::Misused { .. }
             | Fact::Noted { .. } => {}

@@ -180,7 +180,13 @@ async fn live(mut operator: wire::operator_client::OperatorClient<Channel>, coun
         let endpoint = Endpoint::parse(&format!("unix://{}", begun.socket))?;
         WorkloadClient::new(&endpoint).fetch_jwt(&["crowd"], None).await?;
         let end = Some(Order::End("completed".to_owned()));
-        operator.order_task(wire::OrderTaskRequest { task: begun.task, order: end }).await?;
+        operator
+            .order_task(wire::OrderTaskRequest {
+                task: begun.task,
+                order: end,
+                reason: String::new(),
+            })
+            .await?;
         Ok::<_, Fault>(())
     };
     let count = if life.await.is_ok() { &counts.ended } else { &counts.failed };

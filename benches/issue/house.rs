@@ -96,7 +96,7 @@ impl House {
 
     pub(crate) async fn end(&self, guest: &Guest) -> Result<(), Fault> {
         let order = Some(Order::End("completed".into()));
-        let request = OrderTaskRequest { task: guest.task.clone(), order };
+        let request = OrderTaskRequest { task: guest.task.clone(), order, reason: String::new() };
         self.operator.clone().order_task(request).await?;
         Ok(())
     }

@@ -171,5 +171,6 @@ fn terms() -> Terms {
         task_ttl: None,
         hint: String::new(),
         federates_with: Vec::new(),
+        bounds: mayfly_core::Bounds::default(),
     }
 }

@@ -109,7 +109,7 @@ impl House {
     pub(crate) async fn end(&self, loot: &Loot) -> Result<u64, Fault> {
         let mut operator = admin::connect(&self.dir.join("data")).await?;
         let order = Some(Order::End("completed".to_owned()));
-        let request = OrderTaskRequest { task: loot.task.clone(), order };
+        let request = OrderTaskRequest { task: loot.task.clone(), order, reason: String::new() };
         let asked = clock::monotonic_ns();
         operator.order_task(request).await?;
         Ok(asked)

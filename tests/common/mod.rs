@@ -270,7 +270,11 @@ impl Operator {
         task: &str,
         order: wire::order_task_request::Order,
     ) -> Result<u32, Status> {
-        let request = wire::OrderTaskRequest { task: task.to_owned(), order: Some(order) };
+        let request = wire::OrderTaskRequest {
+            task: task.to_owned(),
+            order: Some(order),
+            reason: String::new(),
+        };
         Ok(self.0.order_task(request).await?.into_inner().version)
     }
 
@@ -295,7 +299,8 @@ impl Operator {
         &mut self,
         target: wire::revoke_request::Target,
     ) -> Result<wire::RevokeResponse, Status> {
-        let request = wire::RevokeRequest { target: Some(target), dry_run: false };
+        let request =
+            wire::RevokeRequest { target: Some(target), dry_run: false, reason: String::new() };
         Ok(self.0.revoke(request).await?.into_inner())
     }
 

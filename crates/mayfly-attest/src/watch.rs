@@ -104,7 +104,7 @@ impl Watcher {
         let eye = match &holder {
             Holder::Process(key) | Holder::Lineage(key) => Eye::on_process(key, peer),
             Holder::Cgroup(path) => Eye::on_cgroup(path),
-            Holder::Socket | Holder::Lease => return Ok(()),
+            Holder::Socket | Holder::Lease | Holder::Job => return Ok(()),
         };
         let eye = eye.map_err(WatchError::Blind)?;
         self.opened += 1;
@@ -162,7 +162,7 @@ pub fn is_alive(holder: &Holder) -> Result<bool, AttestError> {
             Some(events) => cgroup::is_populated(events),
             None => Ok(false),
         },
-        Holder::Socket | Holder::Lease => Ok(true),
+        Holder::Socket | Holder::Lease | Holder::Job => Ok(true),
     }
 }
 

@@ -10,6 +10,13 @@ use mayfly_core::{
 use mayfly_proto::mayfly::v1 as proto;
 use prost::Message as _;
 
+use self::mandate::{
+    parse_author, parse_bounds, parse_key, parse_mandate, parse_scope, spell_author, spell_bounds,
+    spell_mandate, spell_scope,
+};
+
+mod mandate;
+
 /// A record that does not say what a record must say, with the field that is wrong.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("invalid record: `{0}`")]
@@ -38,7 +45,7 @@ fn spell(fact: &Fact) -> proto::record::Fact {
     let name = |task: &TaskId| task.as_bytes().to_vec();
     match fact {
         Fact::Began { .. } => Out::Began(spell_began(fact)),
-        Fact::Promised { task, version, kind, serial, not_after } => {
+        Fact::Promised { task, version, kind, serial, not_after, count } => {
             Out::Promised(proto::Promised {
                 task: name(task),
                 version: version.0,
@@ -48,27 +55,43 @@ fn spell(fact: &Fact) -> proto::record::Fact {
                 },
                 serial: serial.as_bytes().to_vec(),
                 not_after_ms: not_after.0,
+                issued: count.0,
+                in_minute: count.1,
             })
         }
-        Fact::Ended { task, cause, exit } => {
-            Out::Ended(proto::Ended { task: name(task), cause: cause.code().into(), exit: *exit })
+        Fact::Ended { task, cause, exit, author } => Out::Ended(proto::Ended {
+            task: name(task),
+            cause: cause.code().into(),
+            exit: *exit,
+            author: spell_author(author),
+        }),
+        Fact::Suspended { task, by, cause, author } => Out::Suspended(proto::Suspended {
+            task: name(task),
+            by: name(by),
+            cause: cause.map(|cause| cause.code().into()).unwrap_or_default(),
+            author: spell_author(author),
+        }),
+        Fact::Resumed { task, author } => {
+            Out::Resumed(proto::Resumed { task: name(task), author: spell_author(author) })
         }
-        Fact::Suspended { task, by } => {
-            Out::Suspended(proto::Suspended { task: name(task), by: name(by) })
+        Fact::Transferred { task, owner } => {
+            Out::Transferred(proto::Transferred { task: name(task), owner: owner.clone() })
         }
-        Fact::Resumed { task } => Out::Resumed(proto::Resumed { task: name(task) }),
         Fact::Renewed { task, lease_until } => {
             Out::Renewed(proto::Renewed { task: name(task), lease_until_ms: lease_until.0 })
         }
-        Fact::Amended { task, version, intent } => Out::Amended(proto::Amended {
+        Fact::Amended { task, version, intent, scope, author } => Out::Amended(proto::Amended {
             task: name(task),
             version: version.0,
             intent: intent.clone(),
+            scope: spell_scope(scope),
+            author: spell_author(author),
         }),
-        Fact::CredentialRevoked { task, serial } => {
+        Fact::CredentialRevoked { task, serial, author } => {
             Out::CredentialRevoked(proto::CredentialRevoked {
                 task: name(task),
                 serial: serial.as_bytes().to_vec(),
+                author: spell_author(author),
             })
         }
         Fact::Refused { denial, task, profile } => Out::Refused(proto::Refused {
@@ -93,19 +116,24 @@ fn spell(fact: &Fact) -> proto::record::Fact {
 
 /// Only called for [`Fact::Began`]; apart from [`spell`] because it is as long as the rest.
 fn spell_began(fact: &Fact) -> proto::Began {
-    let Fact::Began { task, terms, holder, parent, intent, deadline, lease, declared } = fact
+    let Fact::Began { task, terms, holder, parent, mandate, deadline, lease, declared, .. } = fact
     else {
         return proto::Began::default();
     };
+    let Fact::Began { key, author, .. } = fact else { return proto::Began::default() };
     proto::Began {
         task: task.as_bytes().to_vec(),
         terms: Some(spell_terms(terms)),
         holder: Some(spell_holder(holder)),
         parent: parent.map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
-        intent: intent.clone(),
+        intent: mandate.intent.clone(),
         deadline_ms: deadline.map(|at| at.0),
         lease_ms: lease.map(|span| span.0),
         declared: *declared,
+        mandate: Some(spell_mandate(mandate)),
+        request_key: key.map(|wish| wish.key.to_vec()).unwrap_or_default(),
+        request_body: key.map(|wish| wish.body.to_vec()).unwrap_or_default(),
+        author: spell_author(author),
     }
 }
 
@@ -128,6 +156,7 @@ fn spell_terms(terms: &Terms) -> proto::Terms {
         task_ttl_ms: terms.task_ttl.map(|span| span.0),
         hint: terms.hint.clone(),
         federates_with: terms.federates_with.iter().map(|domain| domain.as_str().into()).collect(),
+        bounds: spell_bounds(&terms.bounds),
     }
 }
 
@@ -144,6 +173,7 @@ fn spell_holder(holder: &Holder) -> proto::Holder {
         Holder::Cgroup(path) => Out::Cgroup(path.clone()),
         Holder::Socket => Out::Socket(proto::Nobody {}),
         Holder::Lease => Out::Lease(proto::Nobody {}),
+        Holder::Job => Out::Job(proto::Nobody {}),
     };
     proto::Holder { holder: Some(holder) }
 }
@@ -162,16 +192,27 @@ fn parse(fact: proto::record::Fact) -> Result<Fact, InvalidRecord> {
             },
             serial: parse_serial(&promised.serial)?,
             not_after: Timestamp(promised.not_after_ms),
+            count: (promised.issued, promised.in_minute),
         },
         In::Ended(ended) => Fact::Ended {
             task: parse_task(&ended.task)?,
             cause: Cause::parse(&ended.cause).ok_or(InvalidRecord("cause"))?,
             exit: ended.exit,
+            author: parse_author(ended.author),
         },
-        In::Suspended(it) => {
-            Fact::Suspended { task: parse_task(&it.task)?, by: parse_task(&it.by)? }
+        In::Suspended(it) => Fact::Suspended {
+            task: parse_task(&it.task)?,
+            by: parse_task(&it.by)?,
+            cause: match it.cause.as_str() {
+                "" => None,
+                code => Some(Cause::parse(code).ok_or(InvalidRecord("cause"))?),
+            },
+            author: parse_author(it.author),
+        },
+        In::Resumed(it) => {
+            Fact::Resumed { task: parse_task(&it.task)?, author: parse_author(it.author) }
         }
-        In::Resumed(it) => Fact::Resumed { task: parse_task(&it.task)? },
+        In::Transferred(it) => Fact::Transferred { task: parse_task(&it.task)?, owner: it.owner },
         In::Renewed(it) => {
             Fact::Renewed { task: parse_task(&it.task)?, lease_until: Timestamp(it.lease_until_ms) }
         }
@@ -179,10 +220,13 @@ fn parse(fact: proto::record::Fact) -> Result<Fact, InvalidRecord> {
             task: parse_task(&it.task)?,
             version: TaskVersion(it.version),
             intent: it.intent,
+            scope: Box::new(parse_scope(it.scope)),
+            author: parse_author(it.author),
         },
         In::CredentialRevoked(it) => Fact::CredentialRevoked {
             task: parse_task(&it.task)?,
             serial: parse_serial(&it.serial)?,
+            author: parse_author(it.author),
         },
         In::Refused(it) => Fact::Refused {
             denial: Denial::parse(&it.denial).ok_or(InvalidRecord("denial"))?,
@@ -206,10 +250,12 @@ fn parse_began(began: proto::Began) -> Result<Fact, InvalidRecord> {
         terms: parse_terms(began.terms.ok_or(InvalidRecord("terms"))?)?,
         holder: parse_holder(began.holder)?,
         parent: parse_optional_task(&began.parent)?,
-        intent: began.intent,
+        mandate: Box::new(parse_mandate(began.intent, began.mandate)?),
         deadline: began.deadline_ms.map(Timestamp),
         lease: began.lease_ms.map(Span),
         declared: began.declared,
+        key: parse_key(&began.request_key, &began.request_body)?,
+        author: parse_author(began.author),
     })
 }
 
@@ -231,6 +277,7 @@ fn parse_terms(terms: proto::Terms) -> Result<Terms, InvalidRecord> {
         jwt_ttl: Span(terms.jwt_ttl_ms),
         task_ttl: terms.task_ttl_ms.map(Span),
         hint: terms.hint,
+        bounds: parse_bounds(terms.bounds)?,
         federates_with: terms
             .federates_with
             .iter()
@@ -256,6 +303,7 @@ fn parse_holder(holder: Option<proto::Holder>) -> Result<Holder, InvalidRecord> 
         In::Cgroup(path) => Holder::Cgroup(path),
         In::Socket(proto::Nobody {}) => Holder::Socket,
         In::Lease(proto::Nobody {}) => Holder::Lease,
+        In::Job(proto::Nobody {}) => Holder::Job,
     })
 }
 

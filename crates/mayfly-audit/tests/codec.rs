@@ -3,8 +3,9 @@
 
 use mayfly_audit::{decode, encode};
 use mayfly_core::{
-    Binding, Cause, Denial, Fact, Finding, Holder, Kind, Place, ProcessKey, Record, Serial, Slot,
-    Span, TaskId, TaskVersion, Terms, Timestamp, TrustDomain, Window,
+    Author, Binding, Bounds, Budget, Cause, Denial, Extent, Fact, Finding, Holder, Kind, Mandate,
+    OnFailure, Part, Place, ProcessKey, Reach, Record, RequestKey, Scope, Serial, Slot, Span,
+    TaskId, TaskVersion, Terms, Tier, Timestamp, Trigger, TrustDomain, Window,
 };
 use proptest::{option, prelude::*};
 
@@ -43,9 +44,16 @@ fn terms() -> impl Strategy<Value = Terms> {
         Just(Binding::Socket),
         Just(Binding::Lease),
     ];
+    let words = (words, bounds());
     let spans = (any::<u64>(), any::<u64>(), option::of(any::<u64>()));
     (words, bindings, any::<bool>(), spans, option::of("[a-z]{1,9}")).prop_map(
-        |((profile, path, owner, hint), binding, stable_identity, (x509, jwt, ttl), domain)| {
+        |(
+            ((profile, path, owner, hint), bounds),
+            binding,
+            stable_identity,
+            (x509, jwt, ttl),
+            domain,
+        )| {
             Terms {
                 profile,
                 path,
@@ -57,6 +65,7 @@ fn terms() -> impl Strategy<Value = Terms> {
                 task_ttl: ttl.map(Span),
                 hint,
                 federates_with: domain.iter().flat_map(|name| TrustDomain::parse(name)).collect(),
+                bounds,
             }
         },
     )
@@ -64,42 +73,124 @@ fn terms() -> impl Strategy<Value = Terms> {
 
 fn began() -> impl Strategy<Value = Fact> {
     let limits = (option::of(any::<u64>()), option::of(any::<u64>()), any::<bool>());
-    (task(), terms(), holder(), option::of(task()), ".{0,20}", limits).prop_map(
-        |(task, terms, holder, parent, intent, (deadline, lease, declared))| Fact::Began {
-            task,
-            terms,
-            holder,
-            parent,
-            intent,
-            deadline: deadline.map(Timestamp),
-            lease: lease.map(Span),
-            declared,
+    let key = option::of((any::<[u8; 32]>(), any::<[u8; 32]>()));
+    let word = (mandate(), key, author());
+    (task(), terms(), holder(), option::of(task()), word, limits).prop_map(
+        |(task, terms, holder, parent, (mandate, key, author), (deadline, lease, declared))| {
+            Fact::Began {
+                task,
+                terms,
+                holder,
+                parent,
+                mandate: Box::new(mandate),
+                deadline: deadline.map(Timestamp),
+                lease: lease.map(Span),
+                declared,
+                key: key.map(|(key, body)| RequestKey { key, body }),
+                author,
+            }
         },
     )
+}
+
+fn cause() -> impl Strategy<Value = Cause> {
+    proptest::sample::select(&Cause::ALL[..])
+}
+
+fn extent() -> impl Strategy<Value = Extent> {
+    let names = proptest::collection::btree_set("[a-z/]{1,5}[*]?", 0..3);
+    prop_oneof![Just(Extent::Any), names.prop_map(Extent::Only)]
+}
+
+fn scope() -> impl Strategy<Value = Scope> {
+    (extent(), extent(), extent(), extent()).prop_map(|(actions, resources, audiences, tools)| {
+        Scope { actions, resources, audiences, tools }
+    })
+}
+
+fn budget() -> impl Strategy<Value = Budget> {
+    (any::<Option<u64>>(), any::<Option<u32>>(), any::<Option<u32>>())
+        .prop_map(|(issuances, per_minute, attempts)| Budget { issuances, per_minute, attempts })
+}
+
+fn reach() -> impl Strategy<Value = Reach> {
+    (any::<u32>(), any::<u32>()).prop_map(|(depth, children)| Reach { depth, children })
+}
+
+fn tier() -> impl Strategy<Value = Tier> {
+    proptest::sample::select(&Tier::ALL[..])
+}
+
+fn mandate() -> impl Strategy<Value = Mandate> {
+    let triggers = proptest::sample::subsequence(Trigger::ALL.to_vec(), 0..3);
+    let words = (".{0,9}", ".{0,9}", ".{0,9}", ".{0,9}");
+    let bounds = (budget(), option::of(reach()), any::<Option<u64>>());
+    (scope(), option::of(tier()), triggers, bounds, words).prop_map(
+        |(scope, tier, triggers, (budget, reach, ttl), words)| {
+            let (intent, approval, telemetry, escalation) = words;
+            let triggers = triggers.into_iter().collect();
+            let ttl = ttl.map(Span);
+            Mandate {
+                intent,
+                scope,
+                tier,
+                triggers,
+                budget,
+                reach,
+                ttl,
+                approval,
+                telemetry,
+                escalation,
+            }
+        },
+    )
+}
+
+fn bounds() -> impl Strategy<Value = Bounds> {
+    let requires = proptest::sample::subsequence(Part::ALL.to_vec(), 0..4);
+    let on_failure = prop_oneof![Just(OnFailure::End), Just(OnFailure::Quarantine)];
+    let names = option::of(proptest::collection::btree_set("[a-z]{1,5}", 0..3));
+    (requires, scope(), tier(), on_failure, budget(), reach(), names).prop_map(
+        |(requires, scope, tier, on_failure, budget, reach, delegates_to)| {
+            let requires = requires.into_iter().collect();
+            Bounds { requires, scope, tier, on_failure, budget, reach, delegates_to }
+        },
+    )
+}
+
+fn author() -> impl Strategy<Value = Author> {
+    (".{0,9}", ".{0,9}").prop_map(|(by, why)| Author { by, why })
 }
 
 fn fact() -> impl Strategy<Value = Fact> {
     let kind = prop_oneof![Just(Kind::X509), Just(Kind::Jwt)];
     prop_oneof![
         began(),
-        (task(), any::<u32>(), kind, serial(), any::<u64>()).prop_map(
-            |(task, v, kind, serial, t)| {
+        (task(), any::<u32>(), kind, serial(), any::<u64>(), any::<(u64, u32)>()).prop_map(
+            |(task, v, kind, serial, t, count)| {
                 let (version, not_after) = (TaskVersion(v), Timestamp(t));
-                Fact::Promised { task, version, kind, serial, not_after }
+                Fact::Promised { task, version, kind, serial, not_after, count }
             }
         ),
-        (task(), proptest::sample::select(&Cause::ALL[..]), option::of(any::<i32>()))
-            .prop_map(|(task, cause, exit)| Fact::Ended { task, cause, exit }),
-        (task(), task()).prop_map(|(task, by)| Fact::Suspended { task, by }),
-        task().prop_map(|task| Fact::Resumed { task }),
+        (task(), cause(), option::of(any::<i32>()), author())
+            .prop_map(|(task, cause, exit, author)| Fact::Ended { task, cause, exit, author }),
+        (task(), task(), option::of(cause()), author())
+            .prop_map(|(task, by, cause, author)| Fact::Suspended { task, by, cause, author }),
+        (task(), author()).prop_map(|(task, author)| Fact::Resumed { task, author }),
+        (task(), ".{0,9}").prop_map(|(task, owner)| Fact::Transferred { task, owner }),
         (task(), any::<u64>())
             .prop_map(|(task, t)| Fact::Renewed { task, lease_until: Timestamp(t) }),
-        (task(), any::<u32>(), ".{0,20}").prop_map(|(task, version, intent)| Fact::Amended {
+        (task(), any::<u32>(), ".{0,20}", scope(), author()).prop_map(
+            |(task, version, intent, scope, author)| {
+                let (version, scope) = (TaskVersion(version), Box::new(scope));
+                Fact::Amended { task, version, intent, scope, author }
+            }
+        ),
+        (task(), serial(), author()).prop_map(|(task, serial, author)| Fact::CredentialRevoked {
             task,
-            version: TaskVersion(version),
-            intent
+            serial,
+            author
         }),
-        (task(), serial()).prop_map(|(task, serial)| Fact::CredentialRevoked { task, serial }),
         (proptest::sample::select(Denial::ALL), option::of(task()), "[a-z]{0,8}")
             .prop_map(|(denial, task, profile)| Fact::Refused { denial, task, profile }),
         (finding(), option::of(serial()), option::of(task()), ".{0,9}", ".{0,9}").prop_map(

@@ -15,7 +15,12 @@ fn record(number: u64) -> Record {
     let fact = if number.is_multiple_of(3) {
         let mut task = [0; 16];
         task[0] = 7;
-        Fact::Ended { task: TaskId::from_bytes(task), cause: Cause::Exited, exit: Some(-1) }
+        Fact::Ended {
+            task: TaskId::from_bytes(task),
+            cause: Cause::Exited,
+            exit: Some(-1),
+            author: mayfly_core::Author::default(),
+        }
     } else {
         Fact::Noted { what: "counted".into(), detail: format!("number {number}") }
     };

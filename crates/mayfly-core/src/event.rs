@@ -8,6 +8,7 @@ use crate::{
     grant::Grant,
     id::{PolicyEpoch, Sequence, SpiffeId, TaskId, TaskVersion, Ticket},
     ledger::Serial,
+    mandate::{Amendment, Author, Mandate, RequestKey},
     misuse::{Finding, Showing},
     record::Record,
     revocation::Delta,
@@ -56,12 +57,39 @@ pub struct Begin {
     pub holder: Holder,
     /// The task it is part of.
     pub parent: Option<TaskId>,
-    /// What it is for.
-    pub intent: String,
+    /// Whether it has to be strictly narrower than its parent.
+    pub delegated: bool,
+    /// Who is accountable, if not whom the profile names.
+    pub owner: Option<String>,
+    /// What it declares.
+    pub mandate: Mandate,
     /// When it ends at the latest.
     pub deadline: Option<Timestamp>,
     /// How long it lives without a heartbeat.
     pub lease: Option<Span>,
+    /// A name of this wish, so that telling it twice begins one task.
+    pub key: Option<RequestKey>,
+    /// On whose word.
+    pub author: Author,
+}
+
+impl Begin {
+    /// A task under `terms`, held by `holder`, that says nothing else.
+    #[must_use]
+    pub fn new(terms: Terms, holder: Holder) -> Self {
+        Self {
+            terms,
+            holder,
+            parent: None,
+            delegated: false,
+            owner: None,
+            mandate: Mandate::default(),
+            deadline: None,
+            lease: None,
+            key: None,
+            author: Author::default(),
+        }
+    }
 }
 
 /// Something happened.
@@ -105,14 +133,16 @@ pub enum Event {
         /// Whose lease.
         task: TaskId,
     },
-    /// Somebody wants a task to have a new intent, and so a new version.
+    /// Somebody wants a task to have another intent or scope, and so a new version.
     AmendAsked {
         /// Whom to answer.
         ticket: Ticket,
         /// Which task.
         task: TaskId,
-        /// The new intent.
-        intent: String,
+        /// What is to be different.
+        amendment: Amendment,
+        /// On whose word.
+        author: Author,
     },
     /// A task is over: somebody says so.
     EndAsked {
@@ -122,6 +152,8 @@ pub enum Event {
         task: TaskId,
         /// Why.
         cause: Cause,
+        /// On whose word.
+        author: Author,
     },
     /// The eyes saw that a task's holder is gone.
     HolderGone {
@@ -141,6 +173,8 @@ pub enum Event {
         ticket: Ticket,
         /// Which.
         task: TaskId,
+        /// On whose word.
+        author: Author,
     },
     /// An operator lifts a quarantine.
     ReleaseAsked {
@@ -148,6 +182,8 @@ pub enum Event {
         ticket: Ticket,
         /// Which.
         task: TaskId,
+        /// On whose word.
+        author: Author,
     },
     /// An operator revokes one credential.
     RevokeAsked {
@@ -155,6 +191,8 @@ pub enum Event {
         ticket: Ticket,
         /// Which.
         serial: Serial,
+        /// On whose word.
+        author: Author,
     },
     /// A signature was made.
     Signed {
@@ -179,6 +217,10 @@ pub enum Event {
         epoch: PolicyEpoch,
         /// Profiles that no longer exist; their tasks end.
         gone: Vec<String>,
+        /// Who is accountable for nothing any more; their tasks end, unless somebody takes them.
+        left: Vec<String>,
+        /// Who takes the tasks of whom: the old owner, then the new one.
+        transfers: Vec<(String, String)>,
     },
     /// A verifier reports a credential that it has turned away.
     Shown(Showing),
@@ -390,6 +432,40 @@ denials! {
     AttestationFailed = "attestation_failed", "see the broker's log; try again";
     /// The token does not validate.
     TokenInvalid = "token_invalid", "fetch a fresh token for this audience";
+    /// The profile demands something that the task does not declare.
+    DeclarationMissing = "declaration_missing", "declare what the profile demands: see `mayfly profile list`";
+    /// Nobody of that name is accountable for anything.
+    OwnerUnknown = "owner_unknown", "name an owner of the profiles, or add one to `owners`";
+    /// Wider than the profile allows.
+    ExceedsProfile = "exceeds_profile", "ask for no more than the profile's scope, budget and reach";
+    /// Wider than the parent, or ends after it.
+    ExceedsParent = "exceeds_parent", "ask for no more than the parent has, and for no longer";
+    /// As wide as the parent.
+    NotNarrower = "not_narrower", "leave out at least one action, resource, audience or tool of the parent";
+    /// The parent may not delegate, or not to this profile.
+    DelegationNotPermitted = "delegation_not_permitted", "delegate to a profile that the parent's profile names in `delegates_to`";
+    /// Later than the profile's longest life of a task.
+    DeadlineTooLate = "deadline_too_late", "choose a deadline within the profile's `max_task`";
+    /// The token's audience is not in the task's scope.
+    AudienceOutOfScope = "audience_out_of_scope", "ask for an audience that the task declared, or amend the task";
+    /// The key of a wish was used for another wish.
+    IdempotencyConflict = "idempotency_conflict", "use a new key for a new wish";
+    /// The task has another version than the one that the wish is about.
+    VersionConflict = "version_conflict", "read the task again and decide anew";
+    /// The caller's role does not cover this.
+    NotEntitled = "not_entitled", "ask an operator for a role that covers it: see `[[role]]` in the configuration";
+    /// The task has had all the credentials that it may have.
+    BudgetSpent = "budget_spent", "begin a new task with a budget that suffices";
+    /// The task has had all the credentials that it may have in this minute.
+    RateExceeded = "rate_exceeded", "wait for the next minute";
+    /// The job has had all its attempts.
+    AttemptsSpent = "attempts_spent", "begin a new job";
+    /// An attempt of the job is still going on.
+    AttemptRunning = "attempt_running", "wait for its end, or end it first";
+    /// A job issues nothing by itself.
+    JobHoldsNothing = "job_holds_nothing", "begin an attempt below the job";
+    /// The token of a page is of another query.
+    PageInvalid = "page_invalid", "repeat the query from its first page";
     /// The certificate or token has been revoked on its own.
     CredentialRevoked = "credential_revoked", "fetch a fresh one";
 }

@@ -104,6 +104,8 @@ pub enum Holder {
     Socket,
     /// Nobody on this machine: the lease alone keeps the task alive.
     Lease,
+    /// Nobody at all: a job is held by its window, and its attempts are tasks below it.
+    Job,
 }
 
 impl Holder {
@@ -113,6 +115,15 @@ impl Holder {
     pub const fn owns_socket(&self) -> bool {
         match self {
             Self::Socket | Self::Lease => true,
+            Self::Process(_) | Self::Lineage(_) | Self::Cgroup(_) | Self::Job => false,
+        }
+    }
+
+    /// Whether nothing on this machine can be asked whether it still holds the task.
+    #[must_use]
+    pub const fn is_nobody(&self) -> bool {
+        match self {
+            Self::Socket | Self::Lease | Self::Job => true,
             Self::Process(_) | Self::Lineage(_) | Self::Cgroup(_) => false,
         }
     }
@@ -147,7 +158,7 @@ impl Caller {
             Holder::Process(key) => self.lineage.first() == Some(key),
             Holder::Lineage(key) => self.lineage.contains(key),
             Holder::Cgroup(path) => self.cgroup.as_deref().is_some_and(|own| is_below(own, path)),
-            Holder::Socket | Holder::Lease => false,
+            Holder::Socket | Holder::Lease | Holder::Job => false,
         }
     }
 }

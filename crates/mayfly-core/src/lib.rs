@@ -26,10 +26,12 @@ pub mod grant;
 pub mod id;
 pub mod ledger;
 pub mod limits;
+pub mod mandate;
 pub mod misuse;
 pub mod record;
 pub mod registrar;
 pub mod revocation;
+pub mod scope;
 pub mod task;
 pub mod time;
 
@@ -41,9 +43,14 @@ pub use id::{
     TrustDomain,
 };
 pub use ledger::{Credential, Kind, Place, Serial, Slot, Window};
+pub use mandate::{
+    Amendment, Author, Bounds, Budget, Mandate, OnFailure, Part, Reach, RequestKey, Spent, Tier,
+    Trigger,
+};
 pub use misuse::{Claim, Finding, Showing};
 pub use record::{Fact, Record, Snapshot};
 pub use registrar::{Charter, Registrar};
 pub use revocation::{Bitmap, Change, Delta, RevocationSet, Status};
+pub use scope::{Dimension, Extent, Scope};
 pub use task::{Binding, Cause, State, Task, Terms};
 pub use time::{Span, Timestamp};

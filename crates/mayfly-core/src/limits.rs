@@ -37,8 +37,20 @@ pub const IDENTITIES_PER_CALLER_MAX: usize = 100;
 pub const CREDENTIALS_PER_TASK_MAX: usize = 100_000;
 /// How deep a tree of tasks may be.
 pub const DEPTH_MAX: u32 = 32;
-/// Direct children of one task.
-pub const CHILDREN_MAX: usize = 10_000;
+/// Direct children of one task that live at the same time.
+pub const CHILDREN_MAX: u32 = 10_000;
+/// Longest life of a credential whose task is of the medium tier.
+pub const TTL_MEDIUM_MAX: Span = Span::from_secs(3600);
+/// Longest life of a credential whose task is of the high tier.
+pub const TTL_HIGH_MAX: Span = Span::from_secs(300);
+/// Names in one dimension of a scope.
+pub const SCOPE_NAMES_MAX: usize = 64;
+/// Longest name in a scope, in bytes.
+pub const SCOPE_NAME_BYTES_MAX: usize = 256;
+/// Attempts of a job for which nothing else was said.
+pub const ATTEMPTS_DEFAULT: u32 = 3;
+/// Longest word of who and why, in bytes.
+pub const AUTHOR_BYTES_MAX: usize = 1024;
 /// Longest lease.
 pub const LEASE_MAX: Span = Span::from_secs(24 * 3600);
 /// Shortest lease that can be kept by a heartbeat.
@@ -63,6 +75,8 @@ pub const SHOWINGS_REMEMBERED_MAX: usize = 4096;
 const _: () = assert!(X509_TTL_DEFAULT.0 <= CREDENTIAL_TTL_MAX.0);
 const _: () = assert!(JWT_TTL_DEFAULT.0 <= CREDENTIAL_TTL_MAX.0);
 const _: () = assert!(CREDENTIAL_TTL_MIN.0 <= JWT_TTL_DEFAULT.0);
+const _: () =
+    assert!(TTL_HIGH_MAX.0 <= TTL_MEDIUM_MAX.0 && TTL_MEDIUM_MAX.0 <= CREDENTIAL_TTL_MAX.0);
 const _: () = assert!(LEASE_MIN.0 < LEASE_MAX.0);
 const _: () = assert!(BACKDATE.0 < FORGET_AFTER.0);
 const _: () = assert!(IDENTITIES_PER_CALLER_MAX < ASKS_IN_FLIGHT_MAX);

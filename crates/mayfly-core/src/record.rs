@@ -1,13 +1,15 @@
 //! What survives a crash. State is the fold of these records, in order.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 
 use crate::{
     event::Denial,
     evidence::Holder,
     id::{Sequence, TaskId, TaskVersion},
     ledger::{Kind, Serial, Window},
+    mandate::{Author, Mandate, RequestKey},
     misuse::Finding,
+    scope::Scope,
     task::{Cause, Terms},
     time::{Span, Timestamp},
 };
@@ -38,14 +40,18 @@ pub enum Fact {
         holder: Holder,
         /// As part of which task.
         parent: Option<TaskId>,
-        /// What for.
-        intent: String,
+        /// What it declared, completed by what its profile and its parent say.
+        mandate: Box<Mandate>,
         /// Its end at the latest.
         deadline: Option<Timestamp>,
         /// Its lease.
         lease: Option<Span>,
         /// Begun by name rather than met.
         declared: bool,
+        /// The wish that must not be carried out twice, if it was told as one.
+        key: Option<RequestKey>,
+        /// On whose word.
+        author: Author,
     },
     /// A credential was promised; only then may it be signed.
     Promised {
@@ -59,6 +65,8 @@ pub enum Fact {
         serial: Serial,
         /// Its expiry.
         not_after: Timestamp,
+        /// The task's credentials so far and in this minute, where they are counted; else 0.
+        count: (u64, u32),
     },
     /// A task is over.
     Ended {
@@ -68,6 +76,8 @@ pub enum Fact {
         cause: Cause,
         /// The holder's exit, where it was seen.
         exit: Option<i32>,
+        /// On whose word.
+        author: Author,
     },
     /// A task is quarantined.
     Suspended {
@@ -75,11 +85,17 @@ pub enum Fact {
         task: TaskId,
         /// The task that was to be quarantined: this one, or the ancestor that took it along.
         by: TaskId,
+        /// Why, if nobody ordered it.
+        cause: Option<Cause>,
+        /// On whose word, if somebody did.
+        author: Author,
     },
     /// A quarantine is lifted.
     Resumed {
         /// Which.
         task: TaskId,
+        /// On whose word.
+        author: Author,
     },
     /// A lease was extended.
     Renewed {
@@ -96,6 +112,17 @@ pub enum Fact {
         version: TaskVersion,
         /// The new intent.
         intent: String,
+        /// The new scope.
+        scope: Box<Scope>,
+        /// On whose word.
+        author: Author,
+    },
+    /// A task has another owner.
+    Transferred {
+        /// Which.
+        task: TaskId,
+        /// Who is accountable from here on.
+        owner: String,
     },
     /// One credential is revoked apart from its task.
     CredentialRevoked {
@@ -103,6 +130,8 @@ pub enum Fact {
         task: TaskId,
         /// Which.
         serial: Serial,
+        /// On whose word.
+        author: Author,
     },
     /// Somebody left with nothing.
     Refused {
@@ -144,9 +173,10 @@ impl Fact {
             | Self::Promised { task, .. }
             | Self::Ended { task, .. }
             | Self::Suspended { task, .. }
-            | Self::Resumed { task }
+            | Self::Resumed { task, .. }
             | Self::Renewed { task, .. }
             | Self::Amended { task, .. }
+            | Self::Transferred { task, .. }
             | Self::CredentialRevoked { task, .. } => Some(*task),
             Self::Refused { task, .. } | Self::Misused { task, .. } => *task,
             Self::Noted { .. } => None,

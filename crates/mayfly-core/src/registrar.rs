@@ -10,7 +10,7 @@
 //! the journal, so when the promise is on disk the beginning is too. A No waits for nothing.
 //!
 //! The parts, by noun: `meet` finds or opens the caller's tasks, `issue` promises and releases
-//! credentials, `end` ends, suspends and revokes, `detect` finds misuse, `fold` turns records into state, `query` reads.
+//! credentials, `end` ends, suspends and revokes, `narrow` says how far a task may go, `detect` finds misuse, `fold` turns records into state, `query` reads.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -25,6 +25,7 @@ use crate::{
     id::{PolicyEpoch, Position, Sequence, Shard, TaskId, TaskVersion, Ticket, TrustDomain},
     ledger::{Place, Serial, Slots},
     limits,
+    mandate::Author,
     record::{Fact, Record},
     revocation::{Delta, RevocationSet},
     task::{Cause, Task},
@@ -36,6 +37,7 @@ mod end;
 mod fold;
 mod issue;
 mod meet;
+mod narrow;
 mod query;
 
 pub use query::{Ground, Memory, RevokedCertificate};
@@ -101,6 +103,8 @@ pub struct Registrar {
     halted: bool,
     tasks: BTreeMap<TaskId, Task>,
     holders: BTreeMap<Holder, Vec<TaskId>>,
+    /// Which task a wish began that must not be carried out twice.
+    keys: BTreeMap<[u8; 32], TaskId>,
     slots: Slots,
     /// Which task has which place: serials name places.
     places: BTreeMap<Place, TaskId>,
@@ -133,6 +137,7 @@ impl Registrar {
             halted: false,
             tasks: BTreeMap::new(),
             holders: BTreeMap::new(),
+            keys: BTreeMap::new(),
             slots: Slots::default(),
             places: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -172,18 +177,32 @@ impl Registrar {
             Event::Asked { ticket, basis, ask, luck } => self.asked(ticket, basis, ask, luck),
             Event::BeginAsked { ticket, begin, luck } => self.begin_asked(ticket, begin, luck),
             Event::HeartbeatHeard { ticket, task } => self.heartbeat_heard(ticket, task),
-            Event::AmendAsked { ticket, task, intent } => self.amend_asked(ticket, task, intent),
-            Event::EndAsked { ticket, task, cause } => self.end_asked(ticket, task, cause),
+            Event::AmendAsked { ticket, task, amendment, author } => {
+                self.amend_asked(ticket, task, amendment, author);
+            }
+            Event::EndAsked { ticket, task, cause, author } => {
+                self.end_asked(ticket, task, (cause, author));
+            }
             Event::HolderGone { task, exit } => self.holder_gone(task, exit),
-            Event::WatcherBlinded { task } => self.end(task, Cause::WatcherBlind, None),
-            Event::QuarantineAsked { ticket, task } => self.quarantine_asked(ticket, task),
-            Event::ReleaseAsked { ticket, task } => self.release_asked(ticket, task),
-            Event::RevokeAsked { ticket, serial } => self.revoke_asked(ticket, serial),
+            Event::WatcherBlinded { task } => {
+                self.fail(task, (Cause::WatcherBlind, None), Author::default());
+            }
+            Event::QuarantineAsked { ticket, task, author } => {
+                self.quarantine_asked(ticket, task, author);
+            }
+            Event::ReleaseAsked { ticket, task, author } => {
+                self.release_asked(ticket, task, author);
+            }
+            Event::RevokeAsked { ticket, serial, author } => {
+                self.revoke_asked(ticket, serial, author);
+            }
             Event::Signed { ticket } => self.signed(ticket),
             Event::SigningFailed { ticket } => self.signing_failed(ticket),
             Event::Journaled { upto } => self.journaled(upto),
             Event::JournalFailed => self.journal_failed(),
-            Event::PolicyChanged { epoch, gone } => self.policy_changed(epoch, &gone),
+            Event::PolicyChanged { epoch, gone, left, transfers } => {
+                self.policy_changed(epoch, &gone, (&left, &transfers));
+            }
             Event::Shown(showing) => self.shown(showing),
             Event::NoteAsked { what, detail } => self.journal(Fact::Noted { what, detail }),
         }

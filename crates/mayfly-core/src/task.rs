@@ -2,13 +2,14 @@
 //!
 //! Only `Active` issues. A state that is not known is a state that does not issue.
 
-use alloc::{collections::BTreeSet, string::String, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeSet, string::String, vec::Vec};
 use core::fmt;
 
 use crate::{
     evidence::Holder,
     id::{SpiffeId, TaskId, TaskVersion, TrustDomain},
     ledger::{Credential, Place},
+    mandate::{Bounds, Mandate, Reach, RequestKey, Spent, Tier},
     time::{Span, Timestamp},
 };
 
@@ -81,6 +82,8 @@ pub struct Terms {
     pub hint: String,
     /// Foreign trust domains whose bundles the holder is given.
     pub federates_with: Vec<TrustDomain>,
+    /// What its tasks have to declare, and how far they may go.
+    pub bounds: Bounds,
 }
 
 /// Why a task ended.
@@ -110,11 +113,15 @@ pub enum Cause {
     Risk,
     /// Nobody could see its holder any more.
     WatcherBlind,
+    /// Its budget is spent, and it said that it ends then.
+    BudgetSpent,
+    /// Its parent was amended to less than it holds.
+    ParentNarrowed,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Completed,
         Self::Failed,
         Self::Exited,
@@ -127,6 +134,8 @@ impl Cause {
         Self::PolicyChange,
         Self::Risk,
         Self::WatcherBlind,
+        Self::BudgetSpent,
+        Self::ParentNarrowed,
     ];
 
     /// The stable word in logs and listings.
@@ -145,6 +154,8 @@ impl Cause {
             Self::PolicyChange => "policy_change",
             Self::Risk => "risk",
             Self::WatcherBlind => "watcher_blind",
+            Self::BudgetSpent => "budget_spent",
+            Self::ParentNarrowed => "parent_narrowed",
         }
     }
 
@@ -218,8 +229,14 @@ pub struct Task {
     pub holder: Holder,
     /// Whether somebody began it by name, rather than being met.
     pub declared: bool,
-    /// What it is for, in its orchestrator's words.
-    pub intent: String,
+    /// What it declared, with what its profile and its parent said where it was silent.
+    pub mandate: Box<Mandate>,
+    /// What it has used of its budget.
+    pub spent: Spent,
+    /// Attempts begun, if this is a job.
+    pub attempts: u32,
+    /// The wish that began it.
+    pub key: Option<RequestKey>,
     /// The task it is a part of.
     pub parent: Option<TaskId>,
     /// The topmost task of its tree; itself if it has no parent.
@@ -268,8 +285,20 @@ impl Task {
         Some(last.map_or(at, |last| last.max(at)).plus(crate::limits::FORGET_AFTER))
     }
 
+    /// The tier that counts: the higher of what it declared and of its profile's.
+    #[must_use]
+    pub fn tier(&self) -> Tier {
+        self.mandate.tier.unwrap_or_default().max(self.terms.bounds.tier)
+    }
+
+    /// How far it may delegate.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        self.mandate.reach.unwrap_or_default().min(self.terms.bounds.reach)
+    }
+
     /// Whether nobody can come back to an ended task as its holder.
     pub(crate) fn is_unheld(&self) -> bool {
-        self.holder_gone || self.holder.owns_socket()
+        self.holder_gone || self.holder.is_nobody()
     }
 }

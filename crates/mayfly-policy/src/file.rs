@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mayfly_core::{Binding, Selector, Terms, TrustDomain, limits as core_limits};
+use mayfly_core::{Binding, Bounds, Selector, Terms, TrustDomain, limits as core_limits};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -164,6 +164,7 @@ impl Reader<'_> {
                 task_ttl: task_ttl?,
                 hint: hint?,
                 federates_with: federates_with?,
+                bounds: Bounds::default(),
             },
         })
     }

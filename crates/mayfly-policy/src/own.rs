@@ -3,7 +3,7 @@
 //! It stands in no edition, so no caller is ever judged to have it, whatever process it is. The broker
 //! alone brings these terms along when it meets itself.
 
-use mayfly_core::{Binding, Span, Terms, TrustDomain};
+use mayfly_core::{Binding, Bounds, Span, Terms, TrustDomain};
 
 /// The profile's name.
 pub const PROFILE: &str = "mayfly";
@@ -26,5 +26,6 @@ pub fn terms(ttl: Span, federates_with: Vec<TrustDomain>) -> Terms {
         task_ttl: None,
         hint: String::new(),
         federates_with,
+        bounds: Bounds::default(),
     }
 }

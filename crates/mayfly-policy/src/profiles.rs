@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use mayfly_core::{Binding, Evidence, PolicyEpoch, Selector, Terms, TrustDomain, Verdict, limits};
+use mayfly_core::{
+    Binding, Bounds, Evidence, PolicyEpoch, Selector, Terms, TrustDomain, Verdict, limits,
+};
 
 use crate::{
     diff::{self, Difference},
@@ -78,6 +80,7 @@ impl Profiles {
                 task_ttl: None,
                 hint: String::new(),
                 federates_with: Vec::new(),
+                bounds: Bounds::default(),
             },
         };
         Self { epoch: PolicyEpoch::default(), profiles: vec![dev] }

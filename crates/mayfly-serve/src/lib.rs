@@ -38,6 +38,7 @@ pub mod services;
 pub mod status;
 mod story;
 mod svids;
+mod view;
 mod visit;
 mod wallet;
 mod wire;

@@ -5,8 +5,8 @@ use std::{path::PathBuf, pin::Pin};
 
 use mayfly_attest::Peer;
 use mayfly_core::{
-    Cause, Denial, PolicyEpoch, Record, Selector, Sequence, Serial, Span, SpiffeId, Task, TaskId,
-    TaskVersion, Terms, Timestamp,
+    Amendment, Author, Cause, Denial, Mandate, PolicyEpoch, Record, RequestKey, Selector, Sequence,
+    Serial, Span, SpiffeId, Task, TaskId, TaskVersion, Terms, Timestamp,
 };
 
 /// A No to an operator, who may know more than a stranger.
@@ -32,15 +32,15 @@ pub trait Office: Send + Sync + 'static {
     /// How the broker is.
     fn report(&self) -> Answer<Report>;
     /// Begins a task by name.
-    fn begin(&self, wish: BeginWish) -> Answer<Begun>;
+    fn begin(&self, wish: BeginWish, author: Author) -> Answer<Begun>;
     /// Changes one task.
-    fn order(&self, task: TaskId, order: Order) -> Answer<TaskVersion>;
+    fn order(&self, task: TaskId, order: Order, author: Author) -> Answer<TaskVersion>;
     /// Tasks that are remembered.
     fn list(&self, ended: bool) -> Answer<Vec<Task>>;
     /// One task and its story.
     fn show(&self, task: TaskId) -> Answer<(Task, Vec<(Sequence, Record)>)>;
     /// Revokes, or counts what would be revoked.
-    fn revoke(&self, target: Target, dry_run: bool) -> Answer<Revoked>;
+    fn revoke(&self, target: Target, dry_run: bool, author: Author) -> Answer<Revoked>;
     /// The profiles in force.
     fn profiles(&self) -> Answer<(PolicyEpoch, Vec<ProfileLine>)>;
     /// Replaces the profiles by those of a TOML text.
@@ -100,6 +100,8 @@ pub enum HolderWish {
     Socket,
     /// The lease alone.
     Lease,
+    /// Nobody: a job.
+    Job,
 }
 
 /// A task to begin.
@@ -111,12 +113,18 @@ pub struct BeginWish {
     pub holder: HolderWish,
     /// What it is part of.
     pub parent: Option<TaskId>,
-    /// What for.
-    pub intent: String,
+    /// Whether it has to be strictly narrower than its parent.
+    pub delegated: bool,
+    /// Who is accountable, if not the profile's owner.
+    pub owner: Option<String>,
+    /// What it declares.
+    pub mandate: Mandate,
     /// When it ends at the latest.
     pub deadline: Option<Timestamp>,
     /// How long it lives without a heartbeat.
     pub lease: Option<Span>,
+    /// The name of this wish, so that telling it twice begins one task.
+    pub key: Option<RequestKey>,
 }
 
 /// A task that was begun.
@@ -139,8 +147,8 @@ pub enum Order {
     End(Cause),
     /// It is still going on.
     Heartbeat,
-    /// It has a new intent, and so a new version.
-    Amend(String),
+    /// It has another intent or scope, and so a new version.
+    Amend(Amendment),
     /// It is suspended.
     Quarantine,
     /// It may go on.

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use mayfly_core::{
-    Binding, Cause, Credential, Holder, InvalidId, Kind, Record, Sequence, Serial, Span, State,
-    Task, TaskId, Timestamp,
+    Amendment, Author, Cause, InvalidId, Mandate, Record, Sequence, Serial, Span, TaskId, Timestamp,
 };
 use mayfly_proto::mayfly::v1::{self as wire, operator_server::Operator};
 use tonic::{Request, Response, Status};
@@ -13,6 +12,7 @@ use crate::{
     guest::Guest,
     office::{self, BeginWish, HolderWish, Office, Order, Refusal, Target},
     status, story,
+    view::view,
 };
 
 /// Serves an [`Office`].
@@ -62,8 +62,9 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::BeginTaskRequest>,
     ) -> Result<Response<wire::BeginTaskResponse>, Status> {
+        let author = author(&request, "");
         let wish = begin_wish(request.into_inner()).map_err(|e| status::of_field(&e))?;
-        let begun = self.office.begin(wish).await.map_err(refused)?;
+        let begun = self.office.begin(wish, author).await.map_err(refused)?;
         Ok(Response::new(wire::BeginTaskResponse {
             task: begun.task.to_string(),
             version: begun.version.0,
@@ -76,10 +77,11 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::OrderTaskRequest>,
     ) -> Result<Response<wire::OrderTaskResponse>, Status> {
+        let author = author(&request, &request.get_ref().reason);
         let request = request.into_inner();
         let task = TaskId::parse(&request.task).map_err(|e| status::of_field(&e))?;
         let order = order(request.order).map_err(|e| status::of_field(&e))?;
-        let version = self.office.order(task, order).await.map_err(refused)?;
+        let version = self.office.order(task, order, author).await.map_err(refused)?;
         Ok(Response::new(wire::OrderTaskResponse { version: version.0 }))
     }
 
@@ -111,13 +113,28 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::RevokeRequest>,
     ) -> Result<Response<wire::RevokeResponse>, Status> {
+        let author = author(&request, &request.get_ref().reason);
         let request = request.into_inner();
         let target = target(request.target).map_err(|e| status::of_field(&e))?;
-        let revoked = self.office.revoke(target, request.dry_run).await.map_err(refused)?;
+        let revoked = self.office.revoke(target, request.dry_run, author).await.map_err(refused)?;
         Ok(Response::new(wire::RevokeResponse {
             tasks: revoked.tasks,
             credentials: revoked.credentials,
         }))
+    }
+
+    async fn inventory(
+        &self,
+        _request: Request<wire::InventoryRequest>,
+    ) -> Result<Response<wire::InventoryResponse>, Status> {
+        Err(status::unimplemented())
+    }
+
+    async fn change_authority(
+        &self,
+        _request: Request<wire::ChangeAuthorityRequest>,
+    ) -> Result<Response<wire::ChangeAuthorityResponse>, Status> {
+        Err(status::unimplemented())
     }
 
     async fn list_profiles(
@@ -161,6 +178,16 @@ impl Operator for OperatorService {
     }
 }
 
+/// On whose word: the user at the other end of a local connection, or the SPIFFE ID of a remote one.
+fn author<T>(request: &Request<T>, why: &str) -> Author {
+    let guest = request.extensions().get::<Arc<Guest>>();
+    let by = guest.map(|guest| match guest.id() {
+        Some(id) => id.to_string(),
+        None => format!("uid:{}", guest.user()),
+    });
+    Author { by: by.unwrap_or_default(), why: why.to_owned() }
+}
+
 fn refused(refusal: Refusal) -> Status {
     if refusal.detail.is_empty() {
         status::of(refusal.denial)
@@ -191,7 +218,10 @@ fn begin_wish(request: wire::BeginTaskRequest) -> Result<BeginWish, InvalidId> {
         profile: request.profile,
         holder,
         parent: parent.as_deref().map(TaskId::parse).transpose()?,
-        intent: request.intent,
+        delegated: false,
+        owner: None,
+        mandate: Mandate::of_intent(request.intent),
+        key: None,
         deadline: (request.deadline_ms != 0).then_some(Timestamp(request.deadline_ms)),
         lease: (request.lease_ms != 0).then_some(Span(request.lease_ms)),
     })
@@ -212,7 +242,9 @@ fn order(order: Option<wire::order_task_request::Order>) -> Result<Order, Invali
             Ok(Order::End(by_hand.ok_or_else(|| field("cause", rule))?))
         }
         Wish::Heartbeat(_) => Ok(Order::Heartbeat),
-        Wish::Amend(intent) => Ok(Order::Amend(intent)),
+        Wish::Amend(intent) => {
+            Ok(Order::Amend(Amendment { intent: Some(intent), ..Amendment::default() }))
+        }
         Wish::Quarantine(_) => Ok(Order::Quarantine),
         Wish::Release(_) => Ok(Order::Release),
     }
@@ -224,6 +256,9 @@ fn target(target: Option<wire::revoke_request::Target>) -> Result<Target, Invali
         Wish::Task(task) => Ok(Target::Task(TaskId::parse(&task)?)),
         Wish::Profile(profile) => Ok(Target::Profile(profile)),
         Wish::Serial(serial) => Ok(Target::Serial(Serial::parse(&serial)?)),
+        Wish::Tree(_) | Wish::Owner(_) | Wish::Node(_) | Wish::Selector(_) => {
+            Err(field("target", "it is not offered"))
+        }
     }
 }
 
@@ -247,53 +282,6 @@ fn profile(line: office::ProfileLine) -> wire::ProfileView {
         jwt_ttl_ms: line.terms.jwt_ttl.0,
         hint: line.terms.hint,
         stable_identity: line.terms.stable_identity,
-    }
-}
-
-fn view(task: Task) -> wire::TaskView {
-    let (cause, ended_at, exit) = match task.state {
-        State::Ended { cause, at, exit } => (cause.code(), at.0, exit),
-        State::Active | State::Quarantined { .. } => ("", 0, None),
-    };
-    let (binding, holder) = match &task.holder {
-        Holder::Process(key) => (Binding::Process, format!("pid {}", key.pid)),
-        Holder::Lineage(key) => (Binding::Lineage, format!("pid {} and below", key.pid)),
-        Holder::Cgroup(path) => (Binding::Cgroup, path.clone()),
-        Holder::Socket => (Binding::Socket, "its own socket".to_owned()),
-        Holder::Lease => (Binding::Lease, "its lease".to_owned()),
-    };
-    wire::TaskView {
-        task: task.id.to_string(),
-        version: task.version.0,
-        state: task.state.name().to_owned(),
-        profile: task.terms.profile,
-        spiffe_id: task.spiffe_id.to_string(),
-        owner: task.terms.owner,
-        intent: task.intent,
-        binding: binding.name().to_owned(),
-        holder,
-        parent: task.parent.map(|parent| parent.to_string()).unwrap_or_default(),
-        begun_at_ms: task.begun_at.0,
-        deadline_ms: task.deadline.map_or(0, |at| at.0),
-        lease_until_ms: task.lease_until.map_or(0, |at| at.0),
-        cause: cause.to_owned(),
-        ended_at_ms: ended_at,
-        exit,
-        credentials: task.credentials.iter().map(credential).collect(),
-    }
-}
-
-fn credential(credential: &Credential) -> wire::CredentialView {
-    wire::CredentialView {
-        serial: credential.serial.to_string(),
-        kind: match credential.kind {
-            Kind::X509 => "x509",
-            Kind::Jwt => "jwt",
-        }
-        .to_owned(),
-        version: credential.version.0,
-        not_after_ms: credential.not_after.0,
-        revoked_at_ms: credential.revoked_at.map_or(0, |at| at.0),
     }
 }
 

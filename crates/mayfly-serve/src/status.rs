@@ -19,23 +19,43 @@ pub const fn code(denial: Denial) -> Code {
         | Denial::TaskQuarantined
         | Denial::IdentityNotHeld
         | Denial::PeerGone
-        | Denial::CredentialRevoked => Code::PermissionDenied,
-        Denial::TaskUnknown | Denial::ProfileUnknown | Denial::SerialUnknown => Code::NotFound,
+        | Denial::CredentialRevoked
+        | Denial::NotEntitled
+        | Denial::AudienceOutOfScope
+        | Denial::DelegationNotPermitted
+        | Denial::ExceedsProfile
+        | Denial::ExceedsParent
+        | Denial::NotNarrower
+        | Denial::BudgetSpent
+        | Denial::JobHoldsNothing => Code::PermissionDenied,
+        Denial::TaskUnknown
+        | Denial::ProfileUnknown
+        | Denial::OwnerUnknown
+        | Denial::SerialUnknown => Code::NotFound,
         Denial::Malformed
         | Denial::AudienceInvalid
         | Denial::TokenInvalid
         | Denial::LeaseOutOfRange
-        | Denial::DeadlinePassed => Code::InvalidArgument,
+        | Denial::DeclarationMissing
+        | Denial::DeadlinePassed
+        | Denial::DeadlineTooLate
+        | Denial::PageInvalid => Code::InvalidArgument,
         Denial::LeaseTooShort
         | Denial::DeadlineNear
         | Denial::NoLease
         | Denial::ParentInactive
         | Denial::HolderTaken
-        | Denial::HolderUnfit => Code::FailedPrecondition,
-        Denial::TooDeep | Denial::TooManyChildren => Code::ResourceExhausted,
+        | Denial::HolderUnfit
+        | Denial::AttemptRunning => Code::FailedPrecondition,
+        Denial::TooDeep | Denial::TooManyChildren | Denial::AttemptsSpent => {
+            Code::ResourceExhausted
+        }
+        Denial::IdempotencyConflict => Code::AlreadyExists,
+        Denial::VersionConflict => Code::Aborted,
         // A version that was overtaken is current again at the next attempt.
         Denial::TaskVersion
         | Denial::Overloaded
+        | Denial::RateExceeded
         | Denial::JournalFailed
         | Denial::SigningFailed
         | Denial::NotServing

@@ -1,34 +1,52 @@
 //! Records in the words of a timeline.
 
-use mayfly_core::{Fact, Holder, Kind};
+use mayfly_core::{Author, Fact, Holder, Kind};
 
 /// A stable word for what happened, and the rest as text.
 pub(crate) fn tell(fact: &Fact) -> (&'static str, String) {
     match fact {
-        Fact::Began { terms, holder, declared, .. } => {
+        Fact::Began { terms, holder, declared, author, .. } => {
             let how = if *declared { "declared" } else { "observed" };
-            ("began", format!("{how}, profile {}, held by {}", terms.profile, held_by(holder)))
+            let (profile, holder) = (&terms.profile, held_by(holder));
+            ("began", format!("{how}, profile {profile}, held by {holder}{}", said_by(author)))
         }
         Fact::Promised { kind: Kind::X509, serial, .. } => ("promised", format!("x509 {serial}")),
         Fact::Promised { kind: Kind::Jwt, serial, .. } => ("promised", format!("jwt {serial}")),
-        Fact::Ended { cause, exit, .. } => {
+        Fact::Ended { cause, exit, author, .. } => {
             let exit = exit.map(|code| format!(", exit {code}")).unwrap_or_default();
-            ("ended", format!("{cause}{exit}"))
+            ("ended", format!("{cause}{exit}{}", said_by(author)))
         }
-        Fact::Suspended { task, by } if task == by => ("quarantined", String::new()),
-        Fact::Suspended { by, .. } => ("quarantined", format!("with {by}")),
-        Fact::Resumed { .. } => ("released", String::new()),
+        Fact::Suspended { task, by, cause, author } => {
+            let cause = cause.map(|cause| cause.to_string());
+            let with = (task != by).then(|| format!("with {by}"));
+            let what: Vec<_> = cause.into_iter().chain(with).collect();
+            ("quarantined", format!("{}{}", what.join(" "), said_by(author)))
+        }
+        Fact::Resumed { author, .. } => ("released", said_by(author)),
+        Fact::Transferred { owner, .. } => ("transferred", format!("to {owner}")),
         Fact::Renewed { lease_until, .. } => ("renewed", format!("until {} ms", lease_until.0)),
-        Fact::Amended { version, intent, .. } => {
-            ("amended", format!("version {}, {intent}", version.0))
+        Fact::Amended { version, intent, author, .. } => {
+            ("amended", format!("version {}, {intent}{}", version.0, said_by(author)))
         }
-        Fact::CredentialRevoked { serial, .. } => ("credential_revoked", serial.to_string()),
+        Fact::CredentialRevoked { serial, author, .. } => {
+            ("credential_revoked", format!("{serial}{}", said_by(author)))
+        }
         Fact::Refused { denial, .. } => ("refused", denial.to_string()),
         Fact::Misused { finding, presenter, verifier, .. } => (
             finding.code(),
             format!("shown by {}, says {}", or_unknown(presenter), or_unknown(verifier)),
         ),
         Fact::Noted { what, detail } => ("noted", format!("{what} {detail}")),
+    }
+}
+
+/// On whose word, and why, where somebody's it was.
+fn said_by(author: &Author) -> String {
+    match (author.by.as_str(), author.why.as_str()) {
+        ("", "") => String::new(),
+        (by, "") => format!(", by {by}"),
+        ("", why) => format!(": {why}"),
+        (by, why) => format!(", by {by}: {why}"),
     }
 }
 
@@ -43,5 +61,6 @@ fn held_by(holder: &Holder) -> String {
         Holder::Cgroup(path) => format!("cgroup {path}"),
         Holder::Socket => "its own socket".to_owned(),
         Holder::Lease => "its lease".to_owned(),
+        Holder::Job => "its window".to_owned(),
     }
 }

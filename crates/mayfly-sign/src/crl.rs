@@ -49,9 +49,12 @@ impl From<Cause> for Reason {
             | Cause::Exited
             | Cause::LeaseLapsed
             | Cause::Deadline
+            | Cause::BudgetSpent
             | Cause::ParentEnded => Self::CessationOfOperation,
             Cause::Superseded => Self::Superseded,
-            Cause::Revoked | Cause::PolicyChange | Cause::Risk => Self::PrivilegeWithdrawn,
+            Cause::Revoked | Cause::PolicyChange | Cause::Risk | Cause::ParentNarrowed => {
+                Self::PrivilegeWithdrawn
+            }
             Cause::OwnerRemoved => Self::AffiliationChanged,
             Cause::WatcherBlind => Self::Unspecified,
         }

@@ -93,7 +93,7 @@ impl Machine {
         match holder {
             Holder::Process(key) | Holder::Lineage(key) => living.all(|p| p.key != *key),
             Holder::Cgroup(path) => living.all(|process| !below(process.cgroup, path)),
-            Holder::Socket | Holder::Lease => false,
+            Holder::Socket | Holder::Lease | Holder::Job => false,
         }
     }
 }

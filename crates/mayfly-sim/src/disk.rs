@@ -125,7 +125,8 @@ impl Disk {
             | Fact::Promised { task, .. }
             | Fact::Ended { task, .. }
             | Fact::Suspended { task, .. }
-            | Fact::Resumed { task }
+            | Fact::Resumed { task, .. }
+            | Fact::Transferred { task, .. }
             | Fact::Renewed { task, .. }
             | Fact::Amended { task, .. }
             | Fact::CredentialRevoked { task, .. } => !self.forgotten.contains(task),

@@ -159,7 +159,7 @@ impl Oracle {
 }
 
 fn promise(fact: &Fact) -> Option<Promise> {
-    let Fact::Promised { task, version, kind, serial, not_after } = fact else { return None };
+    let Fact::Promised { task, version, kind, serial, not_after, .. } = fact else { return None };
     let (task, version, kind) = (*task, *version, *kind);
     Some(Promise { task, version, kind, serial: *serial, not_after: *not_after })
 }
@@ -172,7 +172,7 @@ fn is_suspended<'a>(facts: impl DoubleEndedIterator<Item = &'a Fact>, id: TaskId
     let last = facts.rev().find_map(|fact| {
         if let Fact::Suspended { task, .. } = fact {
             (*task == id).then_some(true)
-        } else if let Fact::Resumed { task } = fact {
+        } else if let Fact::Resumed { task, .. } = fact {
             (*task == id).then_some(false)
         } else {
             None

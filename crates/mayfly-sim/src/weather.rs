@@ -181,6 +181,7 @@ fn profile(number: u64, rng: &mut Rng) -> Terms {
         task_ttl: rng.chance(300).then(|| Span(1 + rng.below(2_000_000))),
         hint: String::new(),
         federates_with: Vec::new(),
+        bounds: mayfly_core::Bounds::default(),
     }
 }
 

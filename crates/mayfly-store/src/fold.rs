@@ -17,14 +17,13 @@ use std::ops::Range;
 
 use mayfly_audit::Entry;
 use mayfly_core::{
-    Cause, Fact, Holder, Record, Sequence, Serial, Snapshot, Span, TaskId, Timestamp, Window,
-    limits,
+    Cause, Fact, Record, Sequence, Serial, Snapshot, Span, TaskId, Timestamp, Window, limits,
 };
 
 use crate::index::{Draft, IndexError};
 
 /// To be raised when the meaning of rows changes: older indexes are rebuilt then.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 
 /// Rows swept in one go; the rest waits for the next.
 const SWEEP_MAX: usize = 4096;
@@ -38,6 +37,8 @@ const ENDED: u8 = 1;
 const QUARANTINE: u8 = 2;
 const RENEWED: u8 = 3;
 const AMENDED: u8 = 4;
+const COUNTED: u8 = 5;
+const TRANSFERRED: u8 = 6;
 
 /// Folds one record in.
 pub(crate) fn take(draft: &mut Draft<'_>, entry: &Entry) -> Result<(), IndexError> {
@@ -49,25 +50,33 @@ pub(crate) fn take(draft: &mut Draft<'_>, entry: &Entry) -> Result<(), IndexErro
             }
             draft.put(task_key(*task, BEGAN), row)
         }
-        Fact::Promised { task, serial, .. } => {
+        Fact::Promised { task, serial, count, .. } => {
             reserve(draft, serial)?;
+            if count.0 > 0 {
+                // The last promise of a task that counts says how many there were, and stays for that
+                // when its window is forgotten.
+                put_if_known(draft, *task, task_key(*task, COUNTED), row.clone())?;
+            }
             put_if_known(draft, *task, serial_key(*task, serial, entry.sequence), row)
         }
-        Fact::CredentialRevoked { task, serial } => {
+        Fact::CredentialRevoked { task, serial, .. } => {
             put_if_known(draft, *task, serial_key(*task, serial, entry.sequence), row)
         }
-        Fact::Ended { task, cause, .. } => {
+        Fact::Ended { task, cause, exit, .. } => {
             put_if_known(draft, *task, task_key(*task, ENDED), row)?;
             let sweep_at = entry.record.at.plus(SWEEP_AFTER);
-            if *cause == Cause::Exited || has_no_process(draft, *task)? {
+            if *cause == Cause::Exited || exit.is_some() || has_no_process(draft, *task)? {
                 draft.put(due_key(sweep_at, *task), Vec::new())?;
             }
             Ok(())
         }
-        Fact::Suspended { task, .. } | Fact::Resumed { task } => {
+        Fact::Suspended { task, .. } | Fact::Resumed { task, .. } => {
             put_if_known(draft, *task, task_key(*task, QUARANTINE), row)
         }
         Fact::Renewed { task, .. } => put_if_known(draft, *task, task_key(*task, RENEWED), row),
+        Fact::Transferred { task, .. } => {
+            put_if_known(draft, *task, task_key(*task, TRANSFERRED), row)
+        }
         Fact::Amended { task, .. } => {
             let mut key = task_key(*task, AMENDED);
             key.extend(entry.sequence.0.to_be_bytes());
@@ -141,6 +150,8 @@ impl Gather {
     pub(crate) fn finish(mut self, position: Sequence, at: Timestamp) -> Snapshot {
         // Keys come sorted by task; replay needs the journal's order, parents before children.
         self.records.sort_by_key(|(sequence, _)| *sequence);
+        // A promise that counts stands in two rows for as long as its window is needed.
+        self.records.dedup_by_key(|(sequence, _)| *sequence);
         let records = self.records.into_iter().map(|(_, record)| record).collect();
         Snapshot { position, at, next_slots: self.next_slots, records }
     }
@@ -170,7 +181,7 @@ fn began(draft: &Draft<'_>, task: TaskId) -> Result<Option<Fact>, IndexError> {
 
 fn has_no_process(draft: &Draft<'_>, task: TaskId) -> Result<bool, IndexError> {
     let began = began(draft, task)?;
-    Ok(matches!(began, Some(Fact::Began { holder: Holder::Socket | Holder::Lease, .. })))
+    Ok(matches!(began, Some(Fact::Began { holder, .. }) if holder.is_nobody()))
 }
 
 /// Keeps the amendments that may have revoked something alive, and the one before them, which says

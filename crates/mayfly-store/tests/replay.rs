@@ -10,9 +10,9 @@
 use std::{fs, path::Path, sync::mpsc};
 
 use mayfly_core::{
-    Ask, Basis, Begin, Binding, Charter, Effect, Event, Fact, Holder, PolicyEpoch, ProcessKey,
-    Record, Registrar, Sequence, Serial, Shard, Snapshot, Span, TaskId, TaskVersion, Terms, Ticket,
-    Timestamp, TrustDomain, task::Cause,
+    Amendment, Ask, Author, Basis, Begin, Binding, Charter, Effect, Event, Fact, Holder,
+    PolicyEpoch, ProcessKey, Record, Registrar, Sequence, Serial, Shard, Snapshot, Span, TaskId,
+    TaskVersion, Terms, Ticket, Timestamp, TrustDomain, task::Cause,
 };
 use mayfly_store::{Committed, Committer, IndexReport, OpenOptions, Store};
 use proptest::prelude::*;
@@ -62,6 +62,7 @@ impl History {
         let ticket = Ticket(self.ticket);
         let chosen = self.tasks.get(usize::from(which) % self.tasks.len().max(1)).copied();
         let task = chosen.unwrap_or_else(|| TaskId::from_bytes([0xFF; 16]));
+        let author = Author { by: "uid:7".into(), why: String::new() };
         let event = match what % 12 {
             0 | 1 => self.begin(ticket, which, chosen.filter(|_| which.is_multiple_of(3))),
             2..=4 => {
@@ -74,14 +75,18 @@ impl History {
                 let basis = Basis { task, version, epoch: PolicyEpoch(1) };
                 Event::Asked { ticket, basis, ask, luck: self.ticket }
             }
-            5 => Event::EndAsked { ticket, task, cause: Cause::Revoked },
+            5 => Event::EndAsked { ticket, task, cause: Cause::Revoked, author },
             6 => Event::HolderGone { task, exit: Some(0) },
             7 => Event::HeartbeatHeard { ticket, task },
-            8 => Event::AmendAsked { ticket, task, intent: format!("step {}", self.ticket) },
-            9 => Event::QuarantineAsked { ticket, task },
-            10 => Event::ReleaseAsked { ticket, task },
+            8 => {
+                let intent = Some(format!("step {}", self.ticket));
+                let amendment = Amendment { intent, ..Amendment::default() };
+                Event::AmendAsked { ticket, task, amendment, author }
+            }
+            9 => Event::QuarantineAsked { ticket, task, author },
+            10 => Event::ReleaseAsked { ticket, task, author },
             _ => match self.serials.get(usize::from(which) % self.serials.len().max(1)) {
-                Some(serial) => Event::RevokeAsked { ticket, serial: *serial },
+                Some(serial) => Event::RevokeAsked { ticket, serial: *serial, author },
                 None => Event::NoteAsked { what: "idle".into(), detail: String::new() },
             },
         };
@@ -107,8 +112,11 @@ impl History {
             task_ttl: None,
             hint: String::new(),
             federates_with: Vec::new(),
+            bounds: mayfly_core::Bounds::default(),
         };
-        let begin = Begin { terms, holder, parent, intent: String::new(), deadline: None, lease };
+        let mut begin = Begin { parent, lease, ..Begin::new(terms, holder) };
+        // Some count their credentials, and stop short.
+        begin.mandate.budget.issuances = which.is_multiple_of(5).then_some(3);
         let mut luck = [0; 16];
         luck[..8].copy_from_slice(&self.ticket.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
         Event::BeginAsked { ticket, begin, luck: TaskId::from_bytes(luck) }

@@ -4,8 +4,8 @@ use std::{path::PathBuf, sync::Arc};
 
 use mayfly_attest::{Peer, Process};
 use mayfly_core::{
-    Begin, Cause, Denial, Event, Holder, PolicyEpoch, Record, Registrar, Sequence, Task, TaskId,
-    TaskVersion, Ticket, Timestamp, TrustDomain,
+    Author, Begin, Cause, Denial, Event, Holder, PolicyEpoch, Record, Registrar, Sequence, Task,
+    TaskId, TaskVersion, Ticket, Timestamp, TrustDomain,
 };
 use mayfly_policy::Profiles;
 use mayfly_serve::{
@@ -129,7 +129,7 @@ impl LocalOffice {
         })
     }
 
-    async fn begin(&self, wish: BeginWish) -> Result<Begun, Refusal> {
+    async fn begin(&self, wish: BeginWish, author: Author) -> Result<Begun, Refusal> {
         let profiles = self.0.policy.current();
         let terms = profiles.terms(&wish.profile).cloned().ok_or_else(|| {
             let known: Vec<_> = profiles.names().collect();
@@ -142,7 +142,11 @@ impl LocalOffice {
             terms,
             holder,
             parent: wish.parent,
-            intent: wish.intent,
+            delegated: wish.delegated,
+            owner: wish.owner,
+            mandate: wish.mandate,
+            key: wish.key,
+            author,
             deadline: wish.deadline,
             lease: wish.lease,
         };
@@ -166,13 +170,18 @@ impl LocalOffice {
         })
     }
 
-    async fn order(&self, task: TaskId, order: Order) -> Result<TaskVersion, Refusal> {
+    async fn order(
+        &self,
+        task: TaskId,
+        order: Order,
+        author: Author,
+    ) -> Result<TaskVersion, Refusal> {
         let event = move |ticket: Ticket| match order {
-            Order::End(cause) => Event::EndAsked { ticket, task, cause },
+            Order::End(cause) => Event::EndAsked { ticket, task, cause, author },
             Order::Heartbeat => Event::HeartbeatHeard { ticket, task },
-            Order::Amend(intent) => Event::AmendAsked { ticket, task, intent },
-            Order::Quarantine => Event::QuarantineAsked { ticket, task },
-            Order::Release => Event::ReleaseAsked { ticket, task },
+            Order::Amend(amendment) => Event::AmendAsked { ticket, task, amendment, author },
+            Order::Quarantine => Event::QuarantineAsked { ticket, task, author },
+            Order::Release => Event::ReleaseAsked { ticket, task, author },
         };
         Ok(self.0.inbox.order(event).await?.1)
     }
@@ -194,7 +203,12 @@ impl LocalOffice {
         Ok((task, story))
     }
 
-    async fn revoke(&self, target: Target, dry_run: bool) -> Result<Revoked, Refusal> {
+    async fn revoke(
+        &self,
+        target: Target,
+        dry_run: bool,
+        author: Author,
+    ) -> Result<Revoked, Refusal> {
         let now = (self.0.clock)();
         let counted = target.clone();
         let question = move |registrar: &Registrar| hit(registrar, &counted, now);
@@ -203,11 +217,14 @@ impl LocalOffice {
             return Ok(revoked);
         }
         if let Target::Serial(serial) = target {
-            self.0.inbox.order(|ticket| Event::RevokeAsked { ticket, serial }).await?;
+            let author = author.clone();
+            let asked = |ticket| Event::RevokeAsked { ticket, serial, author };
+            self.0.inbox.order(asked).await?;
         }
         for task in roots {
-            let cause = Cause::Revoked;
-            self.0.inbox.order(|ticket| Event::EndAsked { ticket, task, cause }).await?;
+            let (cause, author) = (Cause::Revoked, author.clone());
+            let asked = |ticket| Event::EndAsked { ticket, task, cause, author };
+            self.0.inbox.order(asked).await?;
         }
         Ok(revoked)
     }
@@ -229,7 +246,8 @@ impl LocalOffice {
         let names = profiles.names().collect::<Vec<_>>().join(" ");
         // The registrar hears of the new edition before the first verdict rests on it; verdicts of the
         // old one are reconsidered from then on.
-        let changed = Event::PolicyChanged { epoch, gone: gone.clone() };
+        let (left, transfers) = Default::default();
+        let changed = Event::PolicyChanged { epoch, gone: gone.clone(), left, transfers };
         let detail = format!("epoch {} {names}", epoch.0);
         let noted = Event::NoteAsked { what: "profiles_applied".to_owned(), detail };
         if !office.inbox.tell(changed).await || !office.inbox.tell(noted).await {
@@ -290,14 +308,14 @@ impl Office for LocalOffice {
         Box::pin(async move { Self::report(&office).await })
     }
 
-    fn begin(&self, wish: BeginWish) -> Answer<Begun> {
+    fn begin(&self, wish: BeginWish, author: Author) -> Answer<Begun> {
         let office = self.clone();
-        Box::pin(async move { Self::begin(&office, wish).await })
+        Box::pin(async move { Self::begin(&office, wish, author).await })
     }
 
-    fn order(&self, task: TaskId, order: Order) -> Answer<TaskVersion> {
+    fn order(&self, task: TaskId, order: Order, author: Author) -> Answer<TaskVersion> {
         let office = self.clone();
-        Box::pin(async move { Self::order(&office, task, order).await })
+        Box::pin(async move { Self::order(&office, task, order, author).await })
     }
 
     fn list(&self, ended: bool) -> Answer<Vec<Task>> {
@@ -310,9 +328,9 @@ impl Office for LocalOffice {
         Box::pin(async move { Self::show(&office, task).await })
     }
 
-    fn revoke(&self, target: Target, dry_run: bool) -> Answer<Revoked> {
+    fn revoke(&self, target: Target, dry_run: bool, author: Author) -> Answer<Revoked> {
         let office = self.clone();
-        Box::pin(async move { Self::revoke(&office, target, dry_run).await })
+        Box::pin(async move { Self::revoke(&office, target, dry_run, author).await })
     }
 
     fn profiles(&self) -> Answer<(PolicyEpoch, Vec<ProfileLine>)> {
@@ -344,6 +362,7 @@ fn holder(wish: HolderWish) -> Result<Holder, Refusal> {
         HolderWish::Cgroup(path) => Holder::Cgroup(path),
         HolderWish::Socket => Holder::Socket,
         HolderWish::Lease => Holder::Lease,
+        HolderWish::Job => Holder::Job,
     })
 }
 

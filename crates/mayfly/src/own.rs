@@ -12,8 +12,8 @@ use std::{sync::Arc, time::Duration};
 
 use mayfly_attest::{AttestError, Process};
 use mayfly_core::{
-    Caller, Cause, Closing, Denial, Event, ProcessKey, Span, SpiffeId, TaskId, Terms, TrustDomain,
-    Verdict, limits,
+    Author, Caller, Cause, Closing, Denial, Event, ProcessKey, Span, SpiffeId, TaskId, Terms,
+    TrustDomain, Verdict, limits,
 };
 use mayfly_proto::spiffe::workload as wire;
 use mayfly_serve::desk::{Bundles, Desk as _, Introduced, X509Svid};
@@ -95,7 +95,8 @@ impl OwnIdentity {
         let task = self.task;
         // Whoever renews is told first: an end that we order ourselves is no news.
         self.renewing.cancel();
-        let end = |ticket| Event::EndAsked { ticket, task, cause: Cause::Completed };
+        let (cause, author) = (Cause::Completed, Author::default());
+        let end = |ticket| Event::EndAsked { ticket, task, cause, author };
         if let Err(no) = self.inbox.order(end).await {
             // The next run ends it, when it finds that its holder is gone.
             tracing::debug!(?no, "the broker's own task was not ended");

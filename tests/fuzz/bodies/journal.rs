@@ -5,8 +5,9 @@ use std::{fs, path::Path, sync::OnceLock};
 
 use mayfly_audit::{Log, decode, encode, read, verify};
 use mayfly_core::{
-    Binding, Cause, Denial, Fact, Holder, Kind, Place, ProcessKey, Record, Sequence, Serial, Shard,
-    Slot, Span, TaskId, TaskVersion, Terms, Timestamp, TrustDomain, Window,
+    Author, Binding, Bounds, Budget, Cause, Denial, Extent, Fact, Holder, Kind, Mandate, OnFailure,
+    Part, Place, ProcessKey, Reach, Record, RequestKey, Scope, Sequence, Serial, Shard, Slot, Span,
+    TaskId, TaskVersion, Terms, Tier, Timestamp, Trigger, TrustDomain, Window,
 };
 
 /// The input is one record; and it is a list of damages to records and to a log, four bytes each.
@@ -138,14 +139,21 @@ fn records() -> Vec<Record> {
     [
         Fact::Noted { what: "started".into(), detail: String::new() },
         began(task),
-        Fact::Promised { task, version, kind: Kind::X509, serial, not_after },
-        Fact::Amended { task, version: TaskVersion(2), intent: "tidy up".into() },
+        Fact::Promised { task, version, kind: Kind::X509, serial, not_after, count: (2, 1) },
+        Fact::Amended {
+            task,
+            version: TaskVersion(2),
+            intent: "tidy up".into(),
+            scope: Box::default(),
+            author: author(),
+        },
+        Fact::Transferred { task, owner: "team:b".into() },
         Fact::Renewed { task, lease_until: not_after },
-        Fact::Suspended { task, by: task },
-        Fact::Resumed { task },
-        Fact::CredentialRevoked { task, serial },
+        Fact::Suspended { task, by: task, cause: Some(Cause::Failed), author: author() },
+        Fact::Resumed { task, author: author() },
+        Fact::CredentialRevoked { task, serial, author: author() },
         Fact::Refused { denial: Denial::TaskEnded, task: Some(task), profile: "p".into() },
-        Fact::Ended { task, cause: Cause::Exited, exit: Some(137) },
+        Fact::Ended { task, cause: Cause::Exited, exit: Some(137), author: author() },
     ]
     .into_iter()
     .zip(1_000..)
@@ -168,13 +176,41 @@ fn began(task: TaskId) -> Fact {
             task_ttl: Some(Span::from_secs(3600)),
             hint: "internal".into(),
             federates_with: TrustDomain::parse("partner.example").into_iter().collect(),
+            bounds: Bounds {
+                requires: [Part::Intent].into(),
+                tier: Tier::Medium,
+                on_failure: OnFailure::Quarantine,
+                delegates_to: Some(["tool".into()].into()),
+                ..Bounds::default()
+            },
         },
         holder: Holder::Process(process),
         parent: Some(task),
-        intent: "answer".into(),
+        mandate: Box::new(mandate()),
         deadline: Some(Timestamp(1_800_000_000_000)),
         lease: Some(Span(1_000)),
         declared: true,
+        key: Some(RequestKey { key: [3; 32], body: [4; 32] }),
+        author: author(),
+    }
+}
+
+fn author() -> Author {
+    Author { by: "uid:1000".into(), why: "it is time".into() }
+}
+
+fn mandate() -> Mandate {
+    Mandate {
+        intent: "answer".into(),
+        scope: Scope { audiences: Extent::only(["billing", "db/*"]), ..Scope::default() },
+        tier: Some(Tier::High),
+        triggers: [Trigger::Budget].into(),
+        budget: Budget { issuances: Some(9), per_minute: Some(2), attempts: Some(3) },
+        reach: Some(Reach { depth: 2, children: 5 }),
+        ttl: Some(Span(30_000)),
+        approval: "two".into(),
+        telemetry: "calls".into(),
+        escalation: "the owner".into(),
     }
 }
 

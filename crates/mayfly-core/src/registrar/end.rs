@@ -1,6 +1,6 @@
 //! Ends, suspensions and revocations: each a No, so each takes effect as soon as it is heard.
 
-use alloc::{collections::VecDeque, string::String, vec::Vec};
+use alloc::{collections::VecDeque, vec::Vec};
 
 use super::{After, Registrar, Timer};
 use crate::{
@@ -9,23 +9,33 @@ use crate::{
     id::{TaskId, TaskVersion, Ticket},
     ledger::Serial,
     limits,
+    mandate::{Author, OnFailure},
     record::Fact,
     task::{Cause, State, Task},
 };
 
 impl Registrar {
-    pub(super) fn end_asked(&mut self, ticket: Ticket, id: TaskId, cause: Cause) {
+    pub(super) fn end_asked(
+        &mut self,
+        ticket: Ticket,
+        id: TaskId,
+        (cause, author): (Cause, Author),
+    ) {
         let Some(task) = self.tasks.get(&id) else {
             return self.refuse(ticket, Denial::TaskUnknown, (Some(id), ""));
         };
         let version = task.version;
-        self.end(id, cause, None);
+        if cause == Cause::Failed {
+            self.fail(id, (cause, None), author);
+        } else {
+            self.end_by(id, (cause, None), author);
+        }
         self.acknowledge(ticket, id, version);
     }
 
     /// Answers `ticket` once everything decided so far is durable. Ending an ended task is answered
     /// the same way, and only after the first end is on disk.
-    fn acknowledge(&mut self, ticket: Ticket, task: TaskId, version: TaskVersion) {
+    pub(super) fn acknowledge(&mut self, ticket: Ticket, task: TaskId, version: TaskVersion) {
         if self.halted {
             return self.withhold(ticket, Denial::JournalFailed);
         }
@@ -44,26 +54,57 @@ impl Registrar {
             return;
         };
         task.holder_gone = true;
-        if task.state.is_ended() {
-            self.remember_until(id);
-        } else {
-            self.end(id, Cause::Exited, exit);
+        let failed = exit.is_some_and(|code| code != 0);
+        match task.state {
+            State::Ended { .. } => self.remember_until(id),
+            // Kept for whoever looks into it: its holder's death was the reason, or is one more.
+            State::Quarantined { .. } if task.terms.bounds.on_failure == OnFailure::Quarantine => {}
+            _ if failed => self.fail(id, (Cause::Failed, exit), Author::default()),
+            State::Active | State::Quarantined { .. } => {
+                self.end_by(id, (Cause::Exited, exit), Author::default());
+            }
         }
     }
 
-    /// Ends a task and everything below it.
-    pub(super) fn end(&mut self, id: TaskId, cause: Cause, exit: Option<i32>) {
-        let mut ending = VecDeque::from([(id, cause, exit)]);
-        while let Some((id, cause, exit)) = ending.pop_front() {
+    /// A task failed: it ends, or is quarantined if its profile says so (R16).
+    pub(super) fn fail(&mut self, id: TaskId, ending: (Cause, Option<i32>), author: Author) {
+        let Some(task) = self.tasks.get(&id) else {
+            return;
+        };
+        match (task.terms.bounds.on_failure, task.state) {
+            (OnFailure::End, _) => self.end_by(id, ending, author),
+            (OnFailure::Quarantine, State::Active) => self.suspend(id, Some(ending.0), author),
+            (OnFailure::Quarantine, State::Quarantined { .. } | State::Ended { .. }) => {}
+        }
+    }
+
+    /// Ends a task and everything below it, because it is so.
+    pub(super) fn end(&mut self, id: TaskId, cause: Cause) {
+        self.end_by(id, (cause, None), Author::default());
+    }
+
+    /// Ends a task and everything below it, on somebody's word.
+    pub(super) fn end_by(
+        &mut self,
+        id: TaskId,
+        (cause, exit): (Cause, Option<i32>),
+        author: Author,
+    ) {
+        let own = (id, cause, exit, author);
+        // A job goes before its last attempt: a crash between the two must not leave it open.
+        let job = self.job_done(id, cause).map(|(job, why)| (job, why, None, Author::default()));
+        let mut ending: VecDeque<_> = job.into_iter().chain([own]).collect();
+        while let Some((id, cause, exit, author)) = ending.pop_front() {
             let Some(task) = self.tasks.get(&id) else {
                 continue;
             };
             if task.state.is_ended() {
                 continue;
             }
-            ending.extend(task.children.iter().map(|child| (*child, Cause::ParentEnded, None)));
+            let below = |child: &TaskId| (*child, Cause::ParentEnded, None, Author::default());
+            ending.extend(task.children.iter().map(below));
             let has_socket = task.holder.owns_socket();
-            self.journal(Fact::Ended { task: id, cause, exit });
+            self.journal(Fact::Ended { task: id, cause, exit, author });
             self.effects.push_back(Effect::Close { task: id, why: Closing::Ended });
             if has_socket {
                 self.effects.push_back(Effect::CloseSocket { task: id });
@@ -71,24 +112,44 @@ impl Registrar {
         }
     }
 
-    pub(super) fn quarantine_asked(&mut self, ticket: Ticket, by: TaskId) {
+    /// The job that is over with this attempt: it has completed, or there is none left (R43).
+    fn job_done(&self, attempt: TaskId, cause: Cause) -> Option<(TaskId, Cause)> {
+        let attempt = self.tasks.get(&attempt).filter(|task| !task.state.is_ended())?;
+        let job = self.tasks.get(&attempt.parent?)?;
+        if job.holder != Holder::Job || job.state.is_ended() {
+            None
+        } else if cause == Cause::Completed {
+            Some((job.id, Cause::Completed))
+        } else {
+            let spent = job.attempts >= super::narrow::attempts_max(job);
+            spent.then_some((job.id, Cause::Failed))
+        }
+    }
+
+    pub(super) fn quarantine_asked(&mut self, ticket: Ticket, by: TaskId, author: Author) {
         let version = match self.live(by) {
             Ok(task) => task.version,
             Err(denial) => return self.refuse(ticket, denial, (Some(by), "")),
         };
+        self.suspend(by, None, author);
+        self.acknowledge(ticket, by, version);
+    }
+
+    /// Suspends a task and everything below it.
+    fn suspend(&mut self, by: TaskId, cause: Option<Cause>, author: Author) {
         // What an ancestor's quarantine took along becomes this one's, or the ancestor's release would
         // set free what an operator has named.
         let inherited = self.tasks.get(&by).map(|task| task.state);
         let inherited = inherited.filter(|state| *state != State::Quarantined { by });
         let takes = |task: &Task| task.state == State::Active || Some(task.state) == inherited;
         for id in self.subtree(by, takes) {
-            self.journal(Fact::Suspended { task: id, by });
+            let author = if id == by { author.clone() } else { Author::default() };
+            self.journal(Fact::Suspended { task: id, by, cause, author });
             self.effects.push_back(Effect::Close { task: id, why: Closing::Suspended });
         }
-        self.acknowledge(ticket, by, version);
     }
 
-    pub(super) fn release_asked(&mut self, ticket: Ticket, by: TaskId) {
+    pub(super) fn release_asked(&mut self, ticket: Ticket, by: TaskId, author: Author) {
         let version = match self.live(by).and_then(|task| self.parent_active(task)) {
             Ok(_) if self.halted => return self.withhold(ticket, Denial::JournalFailed),
             Ok(_) if self.is_full() => return self.withhold(ticket, Denial::Overloaded),
@@ -97,7 +158,15 @@ impl Registrar {
         };
         // What an operator quarantined by name stays so when an ancestor is released.
         for id in self.subtree(by, |task| task.state == State::Quarantined { by }) {
-            self.journal(Fact::Resumed { task: id });
+            if self.tasks.get(&id).is_none_or(|task| task.holder_gone) {
+                // Nobody is left who could go on with it.
+                self.end_by(id, (Cause::Failed, None), author.clone());
+                continue;
+            }
+            if self.tasks.get(&id).is_some_and(|task| task.state.is_ended()) {
+                continue; // With the one above it, just now.
+            }
+            self.journal(Fact::Resumed { task: id, author: author.clone() });
             self.resuming.insert(id, self.last);
             self.effects.push_back(Effect::Close { task: id, why: Closing::Changed });
         }
@@ -145,25 +214,7 @@ impl Registrar {
         }
     }
 
-    pub(super) fn amend_asked(&mut self, ticket: Ticket, id: TaskId, intent: String) {
-        let version = match self.live(id) {
-            Ok(_) if self.halted => Err(Denial::JournalFailed),
-            Ok(_) if intent.len() > limits::INTENT_BYTES_MAX => Err(Denial::Malformed),
-            Ok(_) if self.is_full() => Err(Denial::Overloaded),
-            Ok(task) => task.version.0.checked_add(1).ok_or(Denial::Overloaded),
-            Err(denial) => Err(denial),
-        };
-        match version.map(TaskVersion) {
-            Ok(version) => {
-                let answer = After::Acknowledge { ticket, task: id, version };
-                self.journal_then(Fact::Amended { task: id, version, intent }, [answer]);
-                self.effects.push_back(Effect::Close { task: id, why: Closing::Changed });
-            }
-            Err(denial) => self.refuse(ticket, denial, (Some(id), "")),
-        }
-    }
-
-    pub(super) fn revoke_asked(&mut self, ticket: Ticket, serial: Serial) {
+    pub(super) fn revoke_asked(&mut self, ticket: Ticket, serial: Serial, author: Author) {
         let holds = |task: &&Task| task.credentials.iter().any(|c| c.serial == serial);
         let Some(task) = self.holder_of(&serial).filter(holds) else {
             return self.refuse(ticket, Denial::SerialUnknown, (None, ""));
@@ -171,13 +222,13 @@ impl Registrar {
         let (id, version) = (task.id, task.version);
         let known = task.credentials.iter().any(|c| c.serial == serial && c.revoked_at.is_some());
         if !known {
-            self.journal(Fact::CredentialRevoked { task: id, serial });
+            self.journal(Fact::CredentialRevoked { task: id, serial, author });
             self.effects.push_back(Effect::Close { task: id, why: Closing::Changed });
         }
         self.acknowledge(ticket, id, version);
     }
 
-    fn live(&self, id: TaskId) -> Result<&Task, Denial> {
+    pub(super) fn live(&self, id: TaskId) -> Result<&Task, Denial> {
         let task = self.tasks.get(&id).ok_or(Denial::TaskUnknown)?;
         if task.state.is_ended() { Err(Denial::TaskEnded) } else { Ok(task) }
     }
@@ -205,6 +256,9 @@ impl Registrar {
         let (holder, parent) = (task.holder.clone(), task.parent);
         for (_, place) in &task.places {
             self.places.remove(place);
+        }
+        if let Some(wish) = task.key {
+            self.keys.remove(&wish.key);
         }
         self.tasks.remove(&id);
         if let Some(held) = self.holders.get_mut(&holder) {
@@ -246,11 +300,17 @@ impl Registrar {
             }
         }
         for id in orphans {
-            self.end(id, Cause::ParentEnded, None);
+            self.end(id, Cause::ParentEnded);
+        }
+        let parents: Vec<_> = self.tasks.values().filter(|t| !t.children.is_empty()).collect();
+        let parents: Vec<_> = parents.into_iter().map(|task| task.id).collect();
+        for id in parents {
+            self.end_wider_children(id);
         }
         for (id, by) in strays {
             for id in self.subtree(id, |task| task.state == State::Active) {
-                self.journal(Fact::Suspended { task: id, by });
+                let author = Author::default();
+                self.journal(Fact::Suspended { task: id, by, cause: None, author });
                 self.effects.push_back(Effect::Close { task: id, why: Closing::Suspended });
             }
         }

@@ -10,6 +10,7 @@ use crate::{
     id::{Position, Sequence, TaskId, TaskVersion},
     ledger::{Credential, Kind, Place, Serial, Slot},
     limits,
+    mandate::Spent,
     record::{Fact, Record, Snapshot},
     revocation::{Change, RevocationSet, Status},
     task::{State, Task},
@@ -127,13 +128,17 @@ impl Registrar {
     pub(super) fn fold(&mut self, record: &Record) -> Outcome {
         match &record.fact {
             Fact::Began { .. } => self.fold_began(record),
-            Fact::Promised { task, version, kind, serial, not_after } => {
+            Fact::Promised { task, version, kind, serial, not_after, count } => {
                 let place = serial.place();
                 self.slots.reserve(place);
                 if let Some(task) = self.tasks.get_mut(task) {
                     if !task.places.contains(&(*version, place)) {
                         task.places.push((*version, place));
                         self.places.insert(place, task.id);
+                    }
+                    if count.0 > 0 {
+                        let minute = minute_of(record.at);
+                        task.spent = Spent { issued: count.0, minute, in_minute: count.1 };
                     }
                     task.credentials.push(Credential {
                         serial: *serial,
@@ -145,17 +150,17 @@ impl Registrar {
                 }
                 Outcome::default()
             }
-            Fact::Ended { task, cause, exit } => {
+            Fact::Ended { task, cause, exit, .. } => {
                 let state = State::Ended { cause: *cause, at: record.at, exit: *exit };
                 self.fold_ended(*task, state, record.at)
             }
-            Fact::Suspended { task, by } => {
+            Fact::Suspended { task, by, .. } => {
                 let mut outcome =
                     self.fold_state(*task, State::Quarantined { by: *by }, Status::Suspended);
                 outcome.certificates = self.current_certificates(*task, record.at);
                 outcome
             }
-            Fact::Resumed { task } => {
+            Fact::Resumed { task, .. } => {
                 let mut outcome = self.fold_state(*task, State::Active, Status::Valid);
                 let released = self.current_certificates(*task, record.at);
                 outcome.released = released.into_iter().map(|entry| entry.serial).collect();
@@ -165,16 +170,23 @@ impl Registrar {
                 self.fold_renewed(*task, *lease_until);
                 Outcome::default()
             }
-            Fact::Amended { task, version, intent } => {
+            Fact::Amended { task, version, intent, scope, .. } => {
                 let Some(task) = self.tasks.get_mut(task) else {
                     return Outcome::default();
                 };
                 let old = task.version;
                 task.version = *version;
-                task.intent.clone_from(intent);
+                task.mandate.intent.clone_from(intent);
+                task.mandate.scope.clone_from(scope);
                 revoke(task, (record.at, Ground::Overtaken), |version| version <= old)
             }
-            Fact::CredentialRevoked { task, serial } => {
+            Fact::Transferred { task, owner } => {
+                if let Some(task) = self.tasks.get_mut(task) {
+                    task.terms.owner.clone_from(owner);
+                }
+                Outcome::default()
+            }
+            Fact::CredentialRevoked { task, serial, .. } => {
                 self.fold_revoked(*task, *serial, record.at)
             }
             Fact::Refused { .. } | Fact::Misused { .. } | Fact::Noted { .. } => Outcome::default(),
@@ -182,11 +194,12 @@ impl Registrar {
     }
 
     fn fold_began(&mut self, record: &Record) -> Outcome {
-        let Fact::Began { task: id, terms, holder, parent, intent, deadline, lease, declared } =
+        let Fact::Began { task: id, terms, holder, parent, deadline, lease, declared, .. } =
             &record.fact
         else {
             return Outcome::default();
         };
+        let Fact::Began { mandate, key, .. } = &record.fact else { return Outcome::default() };
         let Ok(spiffe_id) = self.spiffe_id(terms, *id) else {
             return Outcome::default();
         };
@@ -201,7 +214,10 @@ impl Registrar {
             spiffe_id,
             holder: holder.clone(),
             declared: *declared,
-            intent: intent.clone(),
+            mandate: mandate.clone(),
+            spent: Spent::default(),
+            attempts: 0,
+            key: *key,
             parent: *parent,
             root: above.map_or(*id, |parent| parent.root),
             depth: above.map_or(0, |parent| parent.depth + 1),
@@ -221,8 +237,14 @@ impl Registrar {
         self.timers.extend(timers);
         if let Some(parent) = parent.and_then(|parent| self.tasks.get_mut(&parent)) {
             parent.children.insert(*id);
+            if parent.holder == Holder::Job {
+                parent.attempts = parent.attempts.saturating_add(1);
+            }
         }
-        if !holder.owns_socket() {
+        if let Some(wish) = key {
+            self.keys.insert(wish.key, *id);
+        }
+        if !holder.is_nobody() {
             // The newest first: a holder that begins a second task means that one.
             self.holders.entry(holder.clone()).or_default().insert(0, *id);
         }
@@ -343,4 +365,9 @@ fn reposition(set: &RevocationSet, position: Position) -> RevocationSet {
         moved.take(Change::Serial(serial, until));
     }
     moved
+}
+
+/// The minute in which a rate is counted.
+pub(super) const fn minute_of(at: Timestamp) -> u64 {
+    at.seconds() / 60
 }

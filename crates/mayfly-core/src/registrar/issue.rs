@@ -2,15 +2,18 @@
 
 use alloc::{string::String, vec::Vec};
 
-use super::{After, Registrar, Signing};
+use super::{After, Registrar, Signing, fold::minute_of};
 use crate::{
     event::{Ask, Basis, Denial, Effect},
+    evidence::Holder,
     grant::{Grant, TaskClaim},
-    id::{PolicyEpoch, TaskVersion, Ticket},
+    id::{PolicyEpoch, TaskId, TaskVersion, Ticket},
     ledger::{Kind, Place, Serial, Window},
     limits,
+    mandate::Trigger,
     record::Fact,
-    task::{State, Task},
+    scope::Scope,
+    task::{Cause, State, Task},
     time::Timestamp,
 };
 
@@ -24,6 +27,11 @@ impl Registrar {
             Ok(()) => {}
             Err(Denial::TaskVersion) => self.effects.push_back(Effect::Reconsider { ticket }),
             Err(denial) => {
+                let trigger = denial == Denial::BudgetSpent;
+                let ends = |task: &&Task| task.mandate.triggers.contains(&Trigger::Budget);
+                if trigger && self.tasks.get(&id).filter(ends).is_some() {
+                    self.end(id, Cause::BudgetSpent);
+                }
                 let profile = self.tasks.get(&id).map(|task| task.terms.profile.clone());
                 self.refuse(ticket, denial, (Some(id), &profile.unwrap_or_default()));
             }
@@ -46,13 +54,14 @@ impl Registrar {
         let now = self.now;
         let task = self.tasks.get(&id).ok_or(Denial::TaskUnknown)?;
         active(task, version)?;
+        let count = self.count(task)?;
         let max = self.not_after_max(task);
         let task = self.tasks.get_mut(&id).ok_or(Denial::TaskUnknown)?;
         forget_expired(task, now);
         if task.credentials.len() >= limits::CREDENTIALS_PER_TASK_MAX {
             return Err(Denial::Overloaded);
         }
-        let (kind, audience) = read(ask)?;
+        let (kind, audience) = read(ask, &task.mandate.scope)?;
         let not_after = not_after(task, kind, (now, max))?;
         let place = place(task, Window::of(not_after));
         let place = match place {
@@ -77,9 +86,26 @@ impl Registrar {
             actors: task.actors.clone(),
         };
         self.signing.insert(ticket, Signing { task: id, version, serial });
-        let fact = Fact::Promised { task: id, version, kind, serial, not_after };
+        let fact = Fact::Promised { task: id, version, kind, serial, not_after, count };
         self.journal_then(fact, [After::Sign { ticket, grant }]);
         Ok(())
+    }
+
+    /// INVARIANT P13: the task's credentials with this one, and those of this minute, are within its
+    /// budget. One writer counts, so callers that come together cannot pass each other.
+    fn count(&self, task: &Task) -> Result<(u64, u32), Denial> {
+        let (budget, spent) = (&task.mandate.budget, &task.spent);
+        if !budget.counts() {
+            return Ok((0, 0));
+        }
+        let in_minute = if spent.minute == minute_of(self.now) { spent.in_minute } else { 0 };
+        if budget.issuances.is_some_and(|most| spent.issued >= most) {
+            return Err(Denial::BudgetSpent);
+        }
+        if budget.per_minute.is_some_and(|most| in_minute >= most) {
+            return Err(Denial::RateExceeded);
+        }
+        Ok((spent.issued.saturating_add(1), in_minute.saturating_add(1)))
     }
 
     /// INVARIANT P7: no credential outlives the lease or the deadline of its task, nor those of the
@@ -131,18 +157,31 @@ impl Registrar {
         self.standing(signing.task, &signing.serial).and_then(|task| active(task, signing.version))
     }
 
-    pub(super) fn policy_changed(&mut self, epoch: PolicyEpoch, gone: &[String]) {
+    pub(super) fn policy_changed(
+        &mut self,
+        epoch: PolicyEpoch,
+        gone: &[String],
+        (left, transfers): (&[String], &[(String, String)]),
+    ) {
         // INVARIANT P9: editions only rise, so a verdict can be told to be old.
         assert!(epoch >= self.policy_epoch, "P9: policy epochs only rise");
         self.policy_epoch = epoch;
-        let ending = self
-            .tasks
-            .values()
-            .filter(|task| !task.state.is_ended() && gone.contains(&task.terms.profile));
-        let ending: Vec<_> = ending.map(|task| task.id).collect();
-        for id in ending {
-            self.end(id, crate::task::Cause::PolicyChange, None);
+        for (old, new) in transfers {
+            for task in self.live_where(|task| task.terms.owner == *old) {
+                self.journal(Fact::Transferred { task, owner: new.clone() });
+            }
         }
+        for id in self.live_where(|task| gone.contains(&task.terms.profile)) {
+            self.end(id, Cause::PolicyChange);
+        }
+        for id in self.live_where(|task| left.contains(&task.terms.owner)) {
+            self.end(id, Cause::OwnerRemoved);
+        }
+    }
+
+    fn live_where(&self, which: impl Fn(&Task) -> bool) -> Vec<TaskId> {
+        let live = self.tasks.values().filter(|task| !task.state.is_ended());
+        live.filter(|task| which(task)).map(|task| task.id).collect()
     }
 }
 
@@ -151,20 +190,23 @@ fn active(task: &Task, version: TaskVersion) -> Result<(), Denial> {
         State::Ended { .. } => Err(Denial::TaskEnded),
         State::Quarantined { .. } => Err(Denial::TaskQuarantined),
         State::Active if task.version != version => Err(Denial::TaskVersion),
+        State::Active if task.holder == Holder::Job => Err(Denial::JobHoldsNothing),
         State::Active => Ok(()),
     }
 }
 
-fn read(ask: Ask) -> Result<(Kind, Vec<String>), Denial> {
+fn read(ask: Ask, scope: &Scope) -> Result<(Kind, Vec<String>), Denial> {
     match ask {
         Ask::X509 => Ok((Kind::X509, Vec::new())),
         Ask::Jwt { audience } => {
             let fits = |one: &String| (1..=limits::AUDIENCE_BYTES_MAX).contains(&one.len());
             let many = (1..=limits::AUDIENCES_MAX).contains(&audience.len());
-            if many && audience.iter().all(fits) {
+            if !many || !audience.iter().all(fits) {
+                Err(Denial::AudienceInvalid)
+            } else if audience.iter().all(|one| scope.audiences.permits(one)) {
                 Ok((Kind::Jwt, audience))
             } else {
-                Err(Denial::AudienceInvalid)
+                Err(Denial::AudienceOutOfScope)
             }
         }
     }
@@ -179,7 +221,8 @@ fn not_after(
         Kind::X509 => task.terms.x509_ttl,
         Kind::Jwt => task.terms.jwt_ttl,
     };
-    let wanted = now.plus(ttl.min(limits::CREDENTIAL_TTL_MAX));
+    let ttl = task.mandate.ttl.map_or(ttl, |own| own.min(ttl)).min(task.tier().ttl_max());
+    let wanted = now.plus(ttl);
     let capped = max.map_or(wanted, |max| max.min(wanted)).floor_to_second();
     if capped > now {
         Ok(capped)

@@ -1,13 +1,14 @@
 //! First contact: which tasks a caller stands for, and new tasks, met or declared.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{boxed::Box, vec::Vec};
 
 use super::{After, Registrar, Timer};
 use crate::{
     event::{Begin, Denial, Effect, Identity, Verdict},
     evidence::{Caller, Holder},
-    id::{SpiffeId, TaskId, Ticket},
+    id::{SpiffeId, TaskId, TaskVersion, Ticket},
     limits,
+    mandate::RequestKey,
     record::Fact,
     task::{Binding, State, Task, Terms},
 };
@@ -94,14 +95,11 @@ impl Registrar {
         if let Some(task) = self.observed_task(&holder, &terms.profile) {
             return usable(task).map(|()| task.id);
         }
-        let begin = Begin {
-            terms: terms.clone(),
-            holder,
-            parent: None,
-            intent: String::new(),
-            deadline: None,
-            lease: None,
-        };
+        // Whoever is met declares nothing, so what has to be declared is begun by name.
+        if !terms.bounds.requires.is_empty() {
+            return Err(Denial::NotBound);
+        }
+        let begin = Begin::new(terms.clone(), holder);
         self.open(begin, luck, false, None).map(|()| luck)
     }
 
@@ -115,7 +113,11 @@ impl Registrar {
         };
         match holder {
             Holder::Cgroup(path) => ancestors(path).find_map(|up| of(&Holder::Cgroup(up.into()))),
-            Holder::Process(_) | Holder::Lineage(_) | Holder::Socket | Holder::Lease => of(holder),
+            Holder::Process(_)
+            | Holder::Lineage(_)
+            | Holder::Socket
+            | Holder::Lease
+            | Holder::Job => of(holder),
         }
     }
 
@@ -132,9 +134,23 @@ impl Registrar {
     pub(super) fn begin_asked(&mut self, ticket: Ticket, begin: Begin, luck: TaskId) {
         let profile = begin.terms.profile.clone();
         let parent = begin.parent;
+        if let Some(known) = begin.key.and_then(|wish| self.told_before(wish)) {
+            return match known {
+                Ok((task, version)) => self.acknowledge(ticket, task, version),
+                Err(denial) => self.refuse(ticket, denial, (None, &profile)),
+            };
+        }
         if let Err(denial) = self.open(begin, luck, true, Some(ticket)) {
             self.refuse(ticket, denial, (parent, &profile));
         }
+    }
+
+    /// What a wish began that was told before under the same key. The key is remembered as long as its
+    /// task is, also across crashes.
+    fn told_before(&self, wish: RequestKey) -> Option<Result<(TaskId, TaskVersion), Denial>> {
+        let task = self.tasks.get(self.keys.get(&wish.key)?)?;
+        let same = task.key == Some(wish);
+        Some(if same { Ok((task.id, task.version)) } else { Err(Denial::IdempotencyConflict) })
     }
 
     /// Opens a task, or says why not. The record is ordered here; `ticket` is answered after it.
@@ -146,22 +162,25 @@ impl Registrar {
         ticket: Option<Ticket>,
     ) -> Result<(), Denial> {
         self.check_begin(&begin, id, declared)?;
-        let parent_end = begin.parent.and_then(|id| self.tasks.get(&id)).and_then(|p| p.deadline);
-        let own_end = begin.deadline;
-        let cap = begin.terms.task_ttl.map(|ttl| self.now.plus(ttl));
-        let Begin { terms, holder, parent, intent, lease, .. } = begin;
-        let deadline = [own_end, cap, parent_end].into_iter().flatten().min();
+        let mandate = self.mandate(&begin, declared)?;
+        let deadline = self.deadline(&begin)?;
+        let Begin { mut terms, holder, parent, owner, lease, key, author, .. } = begin;
+        if let Some(owner) = owner {
+            terms.owner = owner;
+        }
         let fact = Fact::Began {
             task: id,
             terms,
             holder: holder.clone(),
             parent,
-            intent,
+            mandate: Box::new(mandate),
             deadline,
             lease,
             declared,
+            key,
+            author,
         };
-        let version = crate::id::TaskVersion(1);
+        let version = TaskVersion(1);
         let answer = ticket.map(|ticket| After::Acknowledge { ticket, task: id, version });
         let socket = holder.owns_socket().then_some(After::OpenSocket { task: id });
         self.journal_then(fact, socket.into_iter().chain(answer));
@@ -176,23 +195,16 @@ impl Registrar {
         if self.is_full() || self.tasks.len() >= limits::TASKS_MAX || self.tasks.contains_key(&id) {
             return Err(Denial::Overloaded);
         }
-        if begin.intent.len() > limits::INTENT_BYTES_MAX
-            || begin.terms.owner.len() > limits::OWNER_BYTES_MAX
-        {
+        let owner = begin.owner.as_ref().unwrap_or(&begin.terms.owner);
+        if owner.trim().is_empty() || owner.len() > limits::OWNER_BYTES_MAX {
             return Err(Denial::Malformed);
         }
         self.spiffe_id(&begin.terms, id)?;
-        if begin.deadline.is_some_and(|at| at <= self.now) {
-            return Err(Denial::DeadlinePassed);
-        }
         let lease_fits = |lease| (limits::LEASE_MIN..=limits::LEASE_MAX).contains(&lease);
         if begin.lease.is_some_and(|lease| !lease_fits(lease)) {
             return Err(Denial::LeaseOutOfRange);
         }
-        if declared {
-            self.check_holder(begin)?;
-        }
-        begin.parent.map_or(Ok(()), |parent| self.check_parent(parent))
+        if declared { self.check_holder(begin) } else { Ok(()) }
     }
 
     fn check_holder(&self, begin: &Begin) -> Result<(), Denial> {
@@ -205,33 +217,19 @@ impl Registrar {
             }
             (Holder::Socket, binding) => binding == Binding::Socket,
             (Holder::Lease, binding) => binding == Binding::Lease && begin.lease.is_some(),
+            // Whatever holds its attempts, a job is held by its window.
+            (Holder::Job, _) => begin.lease.is_none(),
         };
         if !fits || matches!(&begin.holder, Holder::Cgroup(path) if is_everything(path)) {
             return Err(Denial::HolderUnfit);
         }
-        if begin.holder.owns_socket() {
+        if begin.holder.is_nobody() {
             return Ok(());
         }
         let held = self.holders.get(&begin.holder).into_iter().flatten();
         let mut held = held.filter_map(|id| self.tasks.get(id));
         let taken = held.any(|t| !t.state.is_ended() && t.terms.profile == begin.terms.profile);
         if taken { Err(Denial::HolderTaken) } else { Ok(()) }
-    }
-
-    fn check_parent(&self, parent: TaskId) -> Result<(), Denial> {
-        let Some(parent) = self.tasks.get(&parent) else {
-            return Err(Denial::TaskUnknown);
-        };
-        if parent.state != State::Active {
-            return Err(Denial::ParentInactive);
-        }
-        if parent.depth + 1 > limits::DEPTH_MAX {
-            return Err(Denial::TooDeep);
-        }
-        if parent.children.len() >= limits::CHILDREN_MAX {
-            return Err(Denial::TooManyChildren);
-        }
-        Ok(())
     }
 
     /// The SPIFFE ID of a task: its profile's path, and its own name unless peers match exactly.
@@ -247,8 +245,8 @@ impl Registrar {
 
     pub(super) fn timer_fired(&mut self, timer: Timer, id: TaskId) {
         match timer {
-            Timer::Deadline => self.end(id, crate::task::Cause::Deadline, None),
-            Timer::Lease => self.end(id, crate::task::Cause::LeaseLapsed, None),
+            Timer::Deadline => self.end(id, crate::task::Cause::Deadline),
+            Timer::Lease => self.end(id, crate::task::Cause::LeaseLapsed),
             Timer::Forget => self.forget(id),
         }
     }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use mayfly_core::{
-    Ask, Basis, Begin, Binding, Caller, Cause, Charter, Denial, Effect, Event, Holder, Identity,
-    PolicyEpoch, Record, Registrar, Sequence, Serial, Shard, Span, TaskId, TaskVersion, Terms,
-    Ticket, Timestamp, TrustDomain, Verdict,
+    Ask, Author, Basis, Begin, Binding, Caller, Cause, Charter, Denial, Effect, Event, Holder,
+    Identity, PolicyEpoch, Record, Registrar, Sequence, Serial, Shard, Span, TaskId, TaskVersion,
+    Terms, Ticket, Timestamp, TrustDomain, Verdict,
 };
 
 pub(crate) const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -43,6 +43,7 @@ pub(crate) fn terms(profile: &str, binding: Binding) -> Terms {
         task_ttl: None,
         hint: String::new(),
         federates_with: Vec::new(),
+        bounds: mayfly_core::Bounds::default(),
     }
 }
 
@@ -51,14 +52,8 @@ pub(crate) fn task(number: u128) -> TaskId {
 }
 
 pub(crate) fn begin(parent: Option<TaskId>) -> Begin {
-    Begin {
-        terms: terms("p", Binding::Lease),
-        holder: Holder::Lease,
-        parent,
-        intent: String::new(),
-        deadline: None,
-        lease: Some(Span::from_secs(3600)),
-    }
+    let lease = Some(Span::from_secs(3600));
+    Begin { parent, lease, ..Begin::new(terms("p", Binding::Lease), Holder::Lease) }
 }
 
 impl Bench {
@@ -142,7 +137,12 @@ impl Bench {
 
     pub(crate) fn end(&mut self, id: TaskId) {
         let ticket = self.ticket();
-        self.tell(Event::EndAsked { ticket, task: id, cause: Cause::Revoked });
+        self.tell(Event::EndAsked {
+            ticket,
+            task: id,
+            cause: Cause::Revoked,
+            author: Author::default(),
+        });
     }
 
     /// The profiles of the identities that a caller is told.

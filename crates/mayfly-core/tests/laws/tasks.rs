@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mayfly_core::{
-    Ask, Binding, Caller, Cause, Claim, Denial, Event, Fact, Finding, Holder, Place, ProcessKey,
-    Registrar, Serial, Showing, Span, State, TaskId, Terms, Timestamp, limits, registrar::Ground,
+    Ask, Author, Binding, Caller, Cause, Claim, Denial, Event, Fact, Finding, Holder, Place,
+    ProcessKey, Registrar, Serial, Showing, Span, State, TaskId, Terms, Timestamp, limits,
+    registrar::Ground,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -87,7 +88,7 @@ proptest! {
         let root = *chosen.get(&alive_list);
         let below = subtree(&parents, root);
         let ticket = bench.ticket();
-        bench.tell(Event::QuarantineAsked { ticket, task: task(root as u128) });
+        bench.tell(Event::QuarantineAsked { ticket, task: task(root as u128), author: Author::default() });
         for at in &alive {
             let state = bench.registrar.task(task(*at as u128)).map(|task| task.state);
             let expected = if below.contains(at) {
@@ -98,7 +99,7 @@ proptest! {
             prop_assert_eq!(state, Some(expected), "task {} under {}", at, root);
         }
         let ticket = bench.ticket();
-        bench.tell(Event::ReleaseAsked { ticket, task: task(root as u128) });
+        bench.tell(Event::ReleaseAsked { ticket, task: task(root as u128), author: Author::default() });
         prop_assert!(bench.registrar.tasks().all(|task| task.state == State::Active));
     }
 
@@ -244,7 +245,8 @@ fn a_quarantined_task_s_certificates_are_on_hold_until_its_release() {
     let (held, _) = bench.ask(task(1), Ask::X509).expect("active");
     let (alone, _) = bench.ask(task(1), Ask::X509).expect("active");
     bench.ask(task(1), Ask::Jwt { audience: vec!["a".into()] }).expect("active");
-    let revoke = Event::RevokeAsked { ticket: bench.ticket(), serial: alone };
+    let revoke =
+        Event::RevokeAsked { ticket: bench.ticket(), serial: alone, author: Author::default() };
     bench.tell(revoke);
     let grounds = |bench: &Bench| -> BTreeMap<Serial, Ground> {
         let twin = Registrar::replay(charter(), None, bench.journal.clone());
@@ -255,11 +257,13 @@ fn a_quarantined_task_s_certificates_are_on_hold_until_its_release() {
         listed
     };
     assert_eq!(grounds(&bench), BTreeMap::from([(alone, Ground::Alone)]));
-    let quarantine = Event::QuarantineAsked { ticket: bench.ticket(), task: task(1) };
+    let quarantine =
+        Event::QuarantineAsked { ticket: bench.ticket(), task: task(1), author: Author::default() };
     bench.tell(quarantine.clone());
     let both = BTreeMap::from([(alone, Ground::Alone), (held, Ground::Suspended)]);
     assert_eq!(grounds(&bench), both);
-    let release = Event::ReleaseAsked { ticket: bench.ticket(), task: task(1) };
+    let release =
+        Event::ReleaseAsked { ticket: bench.ticket(), task: task(1), author: Author::default() };
     bench.tell(release);
     assert_eq!(grounds(&bench), BTreeMap::from([(alone, Ground::Alone)]));
     bench.tell(quarantine);
@@ -339,7 +343,10 @@ fn a_slow_disk_fills_a_queue_that_has_an_end() {
     for _ in 0..5 {
         let ticket = bench.ticket();
         let cause = Cause::Revoked;
-        bench.registrar.handle(bench.now, Event::EndAsked { ticket, task: task(2), cause });
+        bench.registrar.handle(
+            bench.now,
+            Event::EndAsked { ticket, task: task(2), cause, author: Author::default() },
+        );
         bench.obey();
     }
     assert!(bench.registrar.task(task(2)).is_some_and(|task| task.state.is_ended()));

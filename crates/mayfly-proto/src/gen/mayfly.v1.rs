@@ -592,6 +592,412 @@ pub mod revocation_feed_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Record {
+    /// Unix milliseconds at which the record was decided.
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    #[prost(oneof = "record::Fact", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    pub fact: ::core::option::Option<record::Fact>,
+}
+/// Nested message and enum types in `Record`.
+pub mod record {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Fact {
+        #[prost(message, tag = "2")]
+        Began(super::Began),
+        #[prost(message, tag = "3")]
+        Promised(super::Promised),
+        #[prost(message, tag = "4")]
+        Ended(super::Ended),
+        #[prost(message, tag = "5")]
+        Suspended(super::Suspended),
+        #[prost(message, tag = "6")]
+        Resumed(super::Resumed),
+        #[prost(message, tag = "7")]
+        Renewed(super::Renewed),
+        #[prost(message, tag = "8")]
+        Amended(super::Amended),
+        #[prost(message, tag = "9")]
+        CredentialRevoked(super::CredentialRevoked),
+        #[prost(message, tag = "10")]
+        Refused(super::Refused),
+        #[prost(message, tag = "11")]
+        Noted(super::Noted),
+        #[prost(message, tag = "12")]
+        Misused(super::Misused),
+        #[prost(message, tag = "13")]
+        Transferred(super::Transferred),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Terms {
+    #[prost(string, tag = "1")]
+    pub profile: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub spiffe_id_path: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub owner: ::prost::alloc::string::String,
+    #[prost(enumeration = "Binding", tag = "4")]
+    pub binding: i32,
+    #[prost(bool, tag = "5")]
+    pub stable_identity: bool,
+    #[prost(uint64, tag = "6")]
+    pub x509_ttl_ms: u64,
+    #[prost(uint64, tag = "7")]
+    pub jwt_ttl_ms: u64,
+    /// Absent: no cap.
+    #[prost(uint64, optional, tag = "8")]
+    pub task_ttl_ms: ::core::option::Option<u64>,
+    #[prost(string, tag = "9")]
+    pub hint: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "10")]
+    pub federates_with: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Absent: nothing is demanded and nothing bounded.
+    #[prost(message, optional, tag = "11")]
+    pub bounds: ::core::option::Option<Bounds>,
+}
+/// What a profile demands of its tasks, and how far they may go.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Bounds {
+    /// Words of what has to be declared.
+    #[prost(string, repeated, tag = "1")]
+    pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "2")]
+    pub scope: ::core::option::Option<Scope>,
+    /// `low`, `medium` or `high`.
+    #[prost(string, tag = "3")]
+    pub tier: ::prost::alloc::string::String,
+    /// `end` or `quarantine`.
+    #[prost(string, tag = "4")]
+    pub on_failure: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "5")]
+    pub budget: ::core::option::Option<Budget>,
+    #[prost(message, optional, tag = "6")]
+    pub reach: ::core::option::Option<Reach>,
+    /// Absent: any profile.
+    #[prost(message, optional, tag = "7")]
+    pub delegates_to: ::core::option::Option<Names>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Names {
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// A dimension that is absent is not bounded; one without names permits nothing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Scope {
+    #[prost(message, optional, tag = "1")]
+    pub actions: ::core::option::Option<Names>,
+    #[prost(message, optional, tag = "2")]
+    pub resources: ::core::option::Option<Names>,
+    #[prost(message, optional, tag = "3")]
+    pub audiences: ::core::option::Option<Names>,
+    #[prost(message, optional, tag = "4")]
+    pub tools: ::core::option::Option<Names>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Budget {
+    #[prost(uint64, optional, tag = "1")]
+    pub issuances: ::core::option::Option<u64>,
+    #[prost(uint32, optional, tag = "2")]
+    pub per_minute: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "3")]
+    pub attempts: ::core::option::Option<u32>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Reach {
+    #[prost(uint32, tag = "1")]
+    pub depth: u32,
+    #[prost(uint32, tag = "2")]
+    pub children: u32,
+}
+/// What a task declared.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Mandate {
+    #[prost(message, optional, tag = "1")]
+    pub scope: ::core::option::Option<Scope>,
+    /// Empty: not declared.
+    #[prost(string, tag = "2")]
+    pub tier: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub triggers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "4")]
+    pub budget: ::core::option::Option<Budget>,
+    /// Absent: as far as profile and parent allow.
+    #[prost(message, optional, tag = "5")]
+    pub reach: ::core::option::Option<Reach>,
+    #[prost(uint64, optional, tag = "6")]
+    pub ttl_ms: ::core::option::Option<u64>,
+    #[prost(string, tag = "7")]
+    pub approval: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub telemetry: ::prost::alloc::string::String,
+    #[prost(string, tag = "9")]
+    pub escalation: ::prost::alloc::string::String,
+}
+/// On whose word something happened, and why.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Author {
+    #[prost(string, tag = "1")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Holder {
+    #[prost(oneof = "holder::Holder", tags = "1, 2, 3, 4, 5, 9")]
+    pub holder: ::core::option::Option<holder::Holder>,
+}
+/// Nested message and enum types in `Holder`.
+pub mod holder {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Holder {
+        #[prost(message, tag = "1")]
+        Process(super::Process),
+        #[prost(message, tag = "2")]
+        Lineage(super::Process),
+        #[prost(string, tag = "3")]
+        Cgroup(::prost::alloc::string::String),
+        #[prost(message, tag = "4")]
+        Socket(super::Nobody),
+        #[prost(message, tag = "5")]
+        Lease(super::Nobody),
+        #[prost(message, tag = "9")]
+        Job(super::Nobody),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Nobody {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Process {
+    #[prost(bytes = "vec", tag = "1")]
+    pub boot: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub inode: u64,
+    #[prost(int32, tag = "3")]
+    pub pid: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Began {
+    #[prost(bytes = "vec", tag = "1")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, tag = "2")]
+    pub terms: ::core::option::Option<Terms>,
+    #[prost(message, optional, tag = "3")]
+    pub holder: ::core::option::Option<Holder>,
+    /// Empty: none.
+    #[prost(bytes = "vec", tag = "4")]
+    pub parent: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "5")]
+    pub intent: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "6")]
+    pub deadline_ms: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "7")]
+    pub lease_ms: ::core::option::Option<u64>,
+    #[prost(bool, tag = "8")]
+    pub declared: bool,
+    #[prost(message, optional, tag = "9")]
+    pub mandate: ::core::option::Option<Mandate>,
+    /// 32 octets each; empty: the wish had no key.
+    #[prost(bytes = "vec", tag = "10")]
+    pub request_key: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "11")]
+    pub request_body: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, tag = "12")]
+    pub author: ::core::option::Option<Author>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Promised {
+    #[prost(bytes = "vec", tag = "1")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    pub version: u32,
+    #[prost(enumeration = "Kind", tag = "3")]
+    pub kind: i32,
+    #[prost(bytes = "vec", tag = "4")]
+    pub serial: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "5")]
+    pub not_after_ms: u64,
+    /// The task's credentials so far, and in this minute; 0 where they are not counted.
+    #[prost(uint64, tag = "6")]
+    pub issued: u64,
+    #[prost(uint32, tag = "7")]
+    pub in_minute: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ended {
+    #[prost(bytes = "vec", tag = "1")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    /// The word of `Cause`: readable in every log of every version.
+    #[prost(string, tag = "2")]
+    pub cause: ::prost::alloc::string::String,
+    /// Exit code, or 128 + signal, where the holder's exit was seen.
+    #[prost(int32, optional, tag = "3")]
+    pub exit: ::core::option::Option<i32>,
+    #[prost(message, optional, tag = "4")]
+    pub author: ::core::option::Option<Author>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Suspended {
+    #[prost(bytes = "vec", tag = "1")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    /// The task that was to be quarantined: this one or an ancestor.
+    #[prost(bytes = "vec", tag = "2")]
+    pub by: ::prost::alloc::vec::Vec<u8>,
+    /// Empty: an operator ordered it.
+    #[prost(string, tag = "3")]
+    pub cause: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub author: ::core::option::Option<Author>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Resumed {
+    #[prost(bytes = "vec", tag = "1")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, tag = "2")]
+    pub author: ::core::option::Option<Author>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Transferred {
+    #[prost(bytes = "vec", tag = "1")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub owner: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Renewed {
+    #[prost(bytes = "vec", tag = "1")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub lease_until_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Amended {
+    #[prost(bytes = "vec", tag = "1")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    pub version: u32,
+    #[prost(string, tag = "3")]
+    pub intent: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub scope: ::core::option::Option<Scope>,
+    #[prost(message, optional, tag = "5")]
+    pub author: ::core::option::Option<Author>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CredentialRevoked {
+    #[prost(bytes = "vec", tag = "1")]
+    pub serial: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, tag = "3")]
+    pub author: ::core::option::Option<Author>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Refused {
+    /// The stable code of `Denial`.
+    #[prost(string, tag = "1")]
+    pub denial: ::prost::alloc::string::String,
+    /// Empty: no task was found.
+    #[prost(bytes = "vec", tag = "2")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "3")]
+    pub profile: ::prost::alloc::string::String,
+}
+/// A credential was shown to a verifier although it should not have been.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Misused {
+    /// The stable word of `Finding`.
+    #[prost(string, tag = "1")]
+    pub finding: ::prost::alloc::string::String,
+    /// Empty: it has no serial of ours.
+    #[prost(bytes = "vec", tag = "2")]
+    pub serial: ::prost::alloc::vec::Vec<u8>,
+    /// Empty: whose it is, is not known.
+    #[prost(bytes = "vec", tag = "3")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    /// SPIFFE IDs, as far as they are known.
+    #[prost(string, tag = "4")]
+    pub presenter: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub verifier: ::prost::alloc::string::String,
+}
+/// Something worth testifying that changes no task: a start, a key's life, a new edition of profiles.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Noted {
+    #[prost(string, tag = "1")]
+    pub what: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub detail: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Binding {
+    Unspecified = 0,
+    Process = 1,
+    Lineage = 2,
+    Cgroup = 3,
+    Socket = 4,
+    Lease = 5,
+}
+impl Binding {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "BINDING_UNSPECIFIED",
+            Self::Process => "BINDING_PROCESS",
+            Self::Lineage => "BINDING_LINEAGE",
+            Self::Cgroup => "BINDING_CGROUP",
+            Self::Socket => "BINDING_SOCKET",
+            Self::Lease => "BINDING_LEASE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "BINDING_UNSPECIFIED" => Some(Self::Unspecified),
+            "BINDING_PROCESS" => Some(Self::Process),
+            "BINDING_LINEAGE" => Some(Self::Lineage),
+            "BINDING_CGROUP" => Some(Self::Cgroup),
+            "BINDING_SOCKET" => Some(Self::Socket),
+            "BINDING_LEASE" => Some(Self::Lease),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Kind {
+    Unspecified = 0,
+    X509 = 1,
+    Jwt = 2,
+}
+impl Kind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "KIND_UNSPECIFIED",
+            Self::X509 => "KIND_X509",
+            Self::Jwt => "KIND_JWT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "KIND_X509" => Some(Self::X509),
+            "KIND_JWT" => Some(Self::Jwt),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStatusRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -690,6 +1096,9 @@ pub struct BeginTaskResponse {
 pub struct OrderTaskRequest {
     #[prost(string, tag = "1")]
     pub task: ::prost::alloc::string::String,
+    /// For the log.
+    #[prost(string, tag = "7")]
+    pub reason: ::prost::alloc::string::String,
     #[prost(oneof = "order_task_request::Order", tags = "2, 3, 4, 5, 6")]
     pub order: ::core::option::Option<order_task_request::Order>,
 }
@@ -767,6 +1176,42 @@ pub struct TaskView {
     pub exit: ::core::option::Option<i32>,
     #[prost(message, repeated, tag = "17")]
     pub credentials: ::prost::alloc::vec::Vec<CredentialView>,
+    #[prost(message, optional, tag = "18")]
+    pub scope: ::core::option::Option<Scope>,
+    /// `low`, `medium` or `high`.
+    #[prost(string, tag = "19")]
+    pub risk: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "20")]
+    pub triggers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "21")]
+    pub budget: ::core::option::Option<Budget>,
+    #[prost(message, optional, tag = "22")]
+    pub reach: ::core::option::Option<Reach>,
+    /// The topmost task of its tree, and the steps to it.
+    #[prost(string, tag = "23")]
+    pub root: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "24")]
+    pub depth: u32,
+    /// Children that are not over.
+    #[prost(uint32, tag = "25")]
+    pub children: u32,
+    /// Attempts so far, if it is a job.
+    #[prost(uint32, tag = "26")]
+    pub attempts: u32,
+    /// Credentials so far, if its budget counts them.
+    #[prost(uint64, tag = "27")]
+    pub issued: u64,
+    #[prost(uint64, tag = "28")]
+    pub credential_ttl_ms: u64,
+    #[prost(string, tag = "29")]
+    pub approval: ::prost::alloc::string::String,
+    #[prost(string, tag = "30")]
+    pub telemetry: ::prost::alloc::string::String,
+    #[prost(string, tag = "31")]
+    pub escalation: ::prost::alloc::string::String,
+    /// The task that was quarantined by name, if it is quarantined.
+    #[prost(string, tag = "32")]
+    pub quarantined_by: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CredentialView {
@@ -811,7 +1256,10 @@ pub struct RevokeRequest {
     /// Count only.
     #[prost(bool, tag = "4")]
     pub dry_run: bool,
-    #[prost(oneof = "revoke_request::Target", tags = "1, 2, 3")]
+    /// For the log.
+    #[prost(string, tag = "9")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(oneof = "revoke_request::Target", tags = "1, 2, 3, 5, 6, 7, 8")]
     pub target: ::core::option::Option<revoke_request::Target>,
 }
 /// Nested message and enum types in `RevokeRequest`.
@@ -825,7 +1273,89 @@ pub mod revoke_request {
         /// An X.509 serial number or a token's `jti`: 34 hexadecimal digits.
         #[prost(string, tag = "3")]
         Serial(::prost::alloc::string::String),
+        /// The whole tree that this task is in.
+        #[prost(string, tag = "5")]
+        Tree(::prost::alloc::string::String),
+        /// Every task of this owner.
+        #[prost(string, tag = "6")]
+        Owner(::prost::alloc::string::String),
+        /// Every task that is held on this node.
+        #[prost(string, tag = "7")]
+        Node(::prost::alloc::string::String),
+        /// Every task whose profile asks for this selector, or whose holder shows it now.
+        #[prost(string, tag = "8")]
+        Selector(::prost::alloc::string::String),
     }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InventoryRequest {
+    /// Only this owner, profile or tree, unless empty.
+    #[prost(string, tag = "1")]
+    pub owner: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub profile: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub tree: ::prost::alloc::string::String,
+    /// 1 to 1,000; 0 means 1,000.
+    #[prost(uint32, tag = "4")]
+    pub page_size: u32,
+    #[prost(string, tag = "5")]
+    pub page_token: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct InventoryResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub holdings: ::prost::alloc::vec::Vec<Holding>,
+    /// Empty: there are no more.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// One credential that stands.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Holding {
+    #[prost(string, tag = "1")]
+    pub serial: ::prost::alloc::string::String,
+    /// `x509` or `jwt`.
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub task: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "5")]
+    pub version: u32,
+    #[prost(string, tag = "6")]
+    pub profile: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub owner: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub holder: ::prost::alloc::string::String,
+    #[prost(string, tag = "9")]
+    pub intent: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "10")]
+    pub not_after_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeAuthorityRequest {
+    /// `x509` or `jwt`.
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// `prepare`, `activate`, `taint` or `revoke`.
+    #[prost(string, tag = "2")]
+    pub order: ::prost::alloc::string::String,
+    /// Which key; empty for `prepare`, and for the prepared one.
+    #[prost(string, tag = "3")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChangeAuthorityResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub authorities: ::prost::alloc::vec::Vec<Authority>,
+    /// Tasks whose credentials are made anew because of it.
+    #[prost(uint64, tag = "2")]
+    pub tasks: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RevokeResponse {
@@ -1122,7 +1652,7 @@ pub mod operator_client {
                 .insert(GrpcMethod::new("mayfly.v1.Operator", "ShowTask"));
             self.inner.unary(req, path, codec).await
         }
-        /// Revokes by task, tree, profile, serial number or token id.
+        /// Revokes by task, tree, owner, profile, node, selector, serial number or token id.
         pub async fn revoke(
             &mut self,
             request: impl tonic::IntoRequest<super::RevokeRequest>,
@@ -1141,6 +1671,56 @@ pub mod operator_client {
             );
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("mayfly.v1.Operator", "Revoke"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Who holds what, for which task, until when: every credential that a verifier would accept now.
+        pub async fn inventory(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InventoryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::InventoryResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/mayfly.v1.Operator/Inventory",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mayfly.v1.Operator", "Inventory"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes, activates, taints or revokes an authority's key.
+        pub async fn change_authority(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChangeAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeAuthorityResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/mayfly.v1.Operator/ChangeAuthority",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mayfly.v1.Operator", "ChangeAuthority"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn list_profiles(
@@ -1270,11 +1850,27 @@ pub mod operator_server {
             tonic::Response<super::ShowTaskResponse>,
             tonic::Status,
         >;
-        /// Revokes by task, tree, profile, serial number or token id.
+        /// Revokes by task, tree, owner, profile, node, selector, serial number or token id.
         async fn revoke(
             &self,
             request: tonic::Request<super::RevokeRequest>,
         ) -> std::result::Result<tonic::Response<super::RevokeResponse>, tonic::Status>;
+        /// Who holds what, for which task, until when: every credential that a verifier would accept now.
+        async fn inventory(
+            &self,
+            request: tonic::Request<super::InventoryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::InventoryResponse>,
+            tonic::Status,
+        >;
+        /// Makes, activates, taints or revokes an authority's key.
+        async fn change_authority(
+            &self,
+            request: tonic::Request<super::ChangeAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeAuthorityResponse>,
+            tonic::Status,
+        >;
         async fn list_profiles(
             &self,
             request: tonic::Request<super::ListProfilesRequest>,
@@ -1641,6 +2237,96 @@ pub mod operator_server {
                     };
                     Box::pin(fut)
                 }
+                "/mayfly.v1.Operator/Inventory" => {
+                    #[allow(non_camel_case_types)]
+                    struct InventorySvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::UnaryService<super::InventoryRequest>
+                    for InventorySvc<T> {
+                        type Response = super::InventoryResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InventoryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::inventory(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InventorySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mayfly.v1.Operator/ChangeAuthority" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChangeAuthoritySvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::UnaryService<super::ChangeAuthorityRequest>
+                    for ChangeAuthoritySvc<T> {
+                        type Response = super::ChangeAuthorityResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChangeAuthorityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::change_authority(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChangeAuthoritySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/mayfly.v1.Operator/ListProfiles" => {
                     #[allow(non_camel_case_types)]
                     struct ListProfilesSvc<T: Operator>(pub Arc<T>);
@@ -1815,278 +2501,1167 @@ pub mod operator_server {
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Record {
-    /// Unix milliseconds at which the record was decided.
-    #[prost(uint64, tag = "1")]
-    pub at_ms: u64,
-    #[prost(oneof = "record::Fact", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
-    pub fact: ::core::option::Option<record::Fact>,
-}
-/// Nested message and enum types in `Record`.
-pub mod record {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    pub enum Fact {
-        #[prost(message, tag = "2")]
-        Began(super::Began),
-        #[prost(message, tag = "3")]
-        Promised(super::Promised),
-        #[prost(message, tag = "4")]
-        Ended(super::Ended),
-        #[prost(message, tag = "5")]
-        Suspended(super::Suspended),
-        #[prost(message, tag = "6")]
-        Resumed(super::Resumed),
-        #[prost(message, tag = "7")]
-        Renewed(super::Renewed),
-        #[prost(message, tag = "8")]
-        Amended(super::Amended),
-        #[prost(message, tag = "9")]
-        CredentialRevoked(super::CredentialRevoked),
-        #[prost(message, tag = "10")]
-        Refused(super::Refused),
-        #[prost(message, tag = "11")]
-        Noted(super::Noted),
-        #[prost(message, tag = "12")]
-        Misused(super::Misused),
-    }
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Terms {
+pub struct BeginRequest {
     #[prost(string, tag = "1")]
     pub profile: ::prost::alloc::string::String,
-    #[prost(string, tag = "2")]
-    pub spiffe_id_path: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub holder: ::core::option::Option<HolderWish>,
+    /// The task that this one is a part of: it gets no more than that has, and ends with it. An attempt of a
+    /// job names the job here.
     #[prost(string, tag = "3")]
+    pub parent: ::prost::alloc::string::String,
+    /// Who is accountable, if not the profile's owner.
+    #[prost(string, tag = "4")]
     pub owner: ::prost::alloc::string::String,
-    #[prost(enumeration = "Binding", tag = "4")]
-    pub binding: i32,
-    #[prost(bool, tag = "5")]
-    pub stable_identity: bool,
+    #[prost(message, optional, tag = "5")]
+    pub declaration: ::core::option::Option<Declaration>,
+    /// Unix milliseconds; 0: as late as profile and parent allow.
     #[prost(uint64, tag = "6")]
-    pub x509_ttl_ms: u64,
+    pub deadline_ms: u64,
+    /// Milliseconds; 0: no lease.
     #[prost(uint64, tag = "7")]
-    pub jwt_ttl_ms: u64,
-    /// Absent: no cap.
-    #[prost(uint64, optional, tag = "8")]
-    pub task_ttl_ms: ::core::option::Option<u64>,
-    #[prost(string, tag = "9")]
-    pub hint: ::prost::alloc::string::String,
-    #[prost(string, repeated, tag = "10")]
-    pub federates_with: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    pub lease_ms: u64,
+    /// 1 to 128 bytes, chosen by the caller: telling the same wish twice begins one task, also after a restart
+    /// of the broker. Kept as long as the task is remembered, at least two minutes after its end.
+    #[prost(string, tag = "8")]
+    pub idempotency_key: ::prost::alloc::string::String,
 }
+/// What holds a task.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Holder {
-    #[prost(oneof = "holder::Holder", tags = "1, 2, 3, 4, 5")]
-    pub holder: ::core::option::Option<holder::Holder>,
+pub struct HolderWish {
+    #[prost(oneof = "holder_wish::Holder", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    pub holder: ::core::option::Option<holder_wish::Holder>,
 }
-/// Nested message and enum types in `Holder`.
-pub mod holder {
+/// Nested message and enum types in `HolderWish`.
+pub mod holder_wish {
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Holder {
-        #[prost(message, tag = "1")]
-        Process(super::Process),
-        #[prost(message, tag = "2")]
-        Lineage(super::Process),
+        /// This process and those that descend from it.
+        #[prost(int32, tag = "1")]
+        LineagePid(i32),
+        /// Exactly this process.
+        #[prost(int32, tag = "2")]
+        ProcessPid(i32),
+        /// Absolute cgroup path as in /proc/PID/cgroup.
         #[prost(string, tag = "3")]
         Cgroup(::prost::alloc::string::String),
-        #[prost(message, tag = "4")]
-        Socket(super::Nobody),
-        #[prost(message, tag = "5")]
-        Lease(super::Nobody),
+        /// A Workload API socket of its own.
+        #[prost(bool, tag = "4")]
+        Socket(bool),
+        /// The lease alone.
+        #[prost(bool, tag = "5")]
+        Lease(bool),
+        /// Nobody: a job, which stands until it is completed, its attempts are spent or its deadline has come.
+        #[prost(bool, tag = "6")]
+        Job(bool),
+        #[prost(string, tag = "7")]
+        SystemdUnit(::prost::alloc::string::String),
+        #[prost(string, tag = "8")]
+        ContainerId(::prost::alloc::string::String),
+        #[prost(string, tag = "9")]
+        PodUid(::prost::alloc::string::String),
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Nobody {}
+/// What a task declares. What its profile demands and it lacks is named in the refusal.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Process {
-    #[prost(bytes = "vec", tag = "1")]
-    pub boot: ::prost::alloc::vec::Vec<u8>,
-    #[prost(uint64, tag = "2")]
-    pub inode: u64,
-    #[prost(int32, tag = "3")]
-    pub pid: i32,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Began {
-    #[prost(bytes = "vec", tag = "1")]
-    pub task: ::prost::alloc::vec::Vec<u8>,
-    #[prost(message, optional, tag = "2")]
-    pub terms: ::core::option::Option<Terms>,
-    #[prost(message, optional, tag = "3")]
-    pub holder: ::core::option::Option<Holder>,
-    /// Empty: none.
-    #[prost(bytes = "vec", tag = "4")]
-    pub parent: ::prost::alloc::vec::Vec<u8>,
-    #[prost(string, tag = "5")]
+pub struct Declaration {
+    #[prost(string, tag = "1")]
     pub intent: ::prost::alloc::string::String,
-    #[prost(uint64, optional, tag = "6")]
-    pub deadline_ms: ::core::option::Option<u64>,
-    #[prost(uint64, optional, tag = "7")]
-    pub lease_ms: ::core::option::Option<u64>,
-    #[prost(bool, tag = "8")]
-    pub declared: bool,
+    /// Dimensions left out are inherited from the parent, else from the profile.
+    #[prost(message, optional, tag = "2")]
+    pub scope: ::core::option::Option<Scope>,
+    /// `low`, `medium` or `high`; the profile's if that is higher.
+    #[prost(string, tag = "3")]
+    pub risk: ::prost::alloc::string::String,
+    /// holder_exit, failure, lease, deadline, parent, owner, policy, risk, budget.
+    #[prost(string, repeated, tag = "4")]
+    pub triggers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "5")]
+    pub budget: ::core::option::Option<Budget>,
+    /// How far it may delegate; as far as profile and parent allow if it is left out.
+    #[prost(message, optional, tag = "6")]
+    pub reach: ::core::option::Option<Reach>,
+    /// Longest life of its credentials in milliseconds; 0: the profile's.
+    #[prost(uint64, tag = "7")]
+    pub credential_ttl_ms: u64,
+    /// Under which conditions somebody has to approve what it does.
+    #[prost(string, tag = "8")]
+    pub approval: ::prost::alloc::string::String,
+    /// What it reports of itself.
+    #[prost(string, tag = "9")]
+    pub telemetry: ::prost::alloc::string::String,
+    /// Who is called when it goes wrong.
+    #[prost(string, tag = "10")]
+    pub escalation: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Promised {
-    #[prost(bytes = "vec", tag = "1")]
-    pub task: ::prost::alloc::vec::Vec<u8>,
+pub struct BeginResponse {
+    #[prost(string, tag = "1")]
+    pub task: ::prost::alloc::string::String,
     #[prost(uint32, tag = "2")]
     pub version: u32,
-    #[prost(enumeration = "Kind", tag = "3")]
-    pub kind: i32,
-    #[prost(bytes = "vec", tag = "4")]
-    pub serial: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "3")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// The socket that the task's workload is to use: `SPIFFE_ENDPOINT_SOCKET`.
+    #[prost(string, tag = "4")]
+    pub socket: ::prost::alloc::string::String,
     #[prost(uint64, tag = "5")]
-    pub not_after_ms: u64,
+    pub deadline_ms: u64,
+    #[prost(uint64, tag = "6")]
+    pub lease_until_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Ended {
-    #[prost(bytes = "vec", tag = "1")]
-    pub task: ::prost::alloc::vec::Vec<u8>,
-    /// The word of `Cause`: readable in every log of every version.
+pub struct DelegateRequest {
+    /// Which task delegates.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+    /// The task below it; its own `parent` stays empty.
+    #[prost(message, optional, tag = "2")]
+    pub child: ::core::option::Option<BeginRequest>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetRequest {
+    #[prost(string, tag = "1")]
+    pub task: ::prost::alloc::string::String,
+    /// With the lines of the log about it.
+    #[prost(bool, tag = "2")]
+    pub timeline: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetResponse {
+    #[prost(message, optional, tag = "1")]
+    pub task: ::core::option::Option<TaskView>,
+    #[prost(message, repeated, tag = "2")]
+    pub timeline: ::prost::alloc::vec::Vec<Entry>,
+}
+/// What is left empty matches everything.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Filter {
+    /// Ended tasks that are still remembered, too.
+    #[prost(bool, tag = "1")]
+    pub ended: bool,
     #[prost(string, tag = "2")]
-    pub cause: ::prost::alloc::string::String,
-    /// Exit code, or 128 + signal, where the holder's exit was seen.
-    #[prost(int32, optional, tag = "3")]
-    pub exit: ::core::option::Option<i32>,
+    pub profile: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub owner: ::prost::alloc::string::String,
+    /// Direct children of this task.
+    #[prost(string, tag = "4")]
+    pub parent: ::prost::alloc::string::String,
+    /// This task and everything below it.
+    #[prost(string, tag = "5")]
+    pub tree: ::prost::alloc::string::String,
+    /// SPIFFE IDs that begin with this.
+    #[prost(string, tag = "6")]
+    pub spiffe_id_prefix: ::prost::alloc::string::String,
+    /// `active`, `quarantined` or `ended`.
+    #[prost(string, tag = "7")]
+    pub state: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Suspended {
-    #[prost(bytes = "vec", tag = "1")]
-    pub task: ::prost::alloc::vec::Vec<u8>,
-    /// The task that was to be quarantined: this one or an ancestor.
-    #[prost(bytes = "vec", tag = "2")]
-    pub by: ::prost::alloc::vec::Vec<u8>,
+pub struct ListRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: ::core::option::Option<Filter>,
+    /// 1 to 1,000; 0 means 100.
+    #[prost(uint32, tag = "2")]
+    pub page_size: u32,
+    /// From the answer before, with the same filter.
+    #[prost(string, tag = "3")]
+    pub page_token: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub tasks: ::prost::alloc::vec::Vec<TaskView>,
+    /// Empty: there are no more.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Resumed {
-    #[prost(bytes = "vec", tag = "1")]
-    pub task: ::prost::alloc::vec::Vec<u8>,
+pub struct WatchRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: ::core::option::Option<Filter>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchResponse {
+    /// The record that changed it: a word as in a timeline. Empty before `synced`.
+    #[prost(string, tag = "3")]
+    pub change: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub position: u64,
+    #[prost(oneof = "watch_response::What", tags = "1, 2")]
+    pub what: ::core::option::Option<watch_response::What>,
+}
+/// Nested message and enum types in `WatchResponse`.
+pub mod watch_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum What {
+        /// A task as it is from here on.
+        #[prost(message, tag = "1")]
+        Task(super::TaskView),
+        /// Everything that matched at the beginning has been sent.
+        #[prost(bool, tag = "2")]
+        Synced(bool),
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Renewed {
-    #[prost(bytes = "vec", tag = "1")]
-    pub task: ::prost::alloc::vec::Vec<u8>,
+pub struct HeartbeatRequest {
+    #[prost(string, tag = "1")]
+    pub task: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HeartbeatResponse {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
     #[prost(uint64, tag = "2")]
     pub lease_until_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Amended {
-    #[prost(bytes = "vec", tag = "1")]
-    pub task: ::prost::alloc::vec::Vec<u8>,
-    #[prost(uint32, tag = "2")]
-    pub version: u32,
-    #[prost(string, tag = "3")]
-    pub intent: ::prost::alloc::string::String,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CredentialRevoked {
-    #[prost(bytes = "vec", tag = "1")]
-    pub serial: ::prost::alloc::vec::Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    pub task: ::prost::alloc::vec::Vec<u8>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Refused {
-    /// The stable code of `Denial`.
+pub struct AmendRequest {
     #[prost(string, tag = "1")]
-    pub denial: ::prost::alloc::string::String,
-    /// Empty: no task was found.
-    #[prost(bytes = "vec", tag = "2")]
-    pub task: ::prost::alloc::vec::Vec<u8>,
-    #[prost(string, tag = "3")]
-    pub profile: ::prost::alloc::string::String,
-}
-/// A credential was shown to a verifier although it should not have been.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Misused {
-    /// The stable word of `Finding`.
-    #[prost(string, tag = "1")]
-    pub finding: ::prost::alloc::string::String,
-    /// Empty: it has no serial of ours.
-    #[prost(bytes = "vec", tag = "2")]
-    pub serial: ::prost::alloc::vec::Vec<u8>,
-    /// Empty: whose it is, is not known.
-    #[prost(bytes = "vec", tag = "3")]
-    pub task: ::prost::alloc::vec::Vec<u8>,
-    /// SPIFFE IDs, as far as they are known.
-    #[prost(string, tag = "4")]
-    pub presenter: ::prost::alloc::string::String,
+    pub task: ::prost::alloc::string::String,
+    /// Left out: as it was.
+    #[prost(string, optional, tag = "2")]
+    pub intent: ::core::option::Option<::prost::alloc::string::String>,
+    /// Dimensions left out stay as they were.
+    #[prost(message, optional, tag = "3")]
+    pub scope: ::core::option::Option<Scope>,
+    /// Only if this is the version that holds; 0: whichever does.
+    #[prost(uint32, tag = "4")]
+    pub if_version: u32,
     #[prost(string, tag = "5")]
-    pub verifier: ::prost::alloc::string::String,
+    pub reason: ::prost::alloc::string::String,
 }
-/// Something worth testifying that changes no task: a start, a key's life, a new edition of profiles.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AmendResponse {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Noted {
+pub struct EndRequest {
     #[prost(string, tag = "1")]
-    pub what: ::prost::alloc::string::String,
+    pub task: ::prost::alloc::string::String,
+    /// completed, failed, superseded or revoked; completed if it is left out.
     #[prost(string, tag = "2")]
-    pub detail: ::prost::alloc::string::String,
+    pub cause: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum Binding {
-    Unspecified = 0,
-    Process = 1,
-    Lineage = 2,
-    Cgroup = 3,
-    Socket = 4,
-    Lease = 5,
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndResponse {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// `ended`, or `quarantined` where the profile wants that of what has failed.
+    #[prost(string, tag = "2")]
+    pub state: ::prost::alloc::string::String,
+    /// The cause of the first end.
+    #[prost(string, tag = "3")]
+    pub cause: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub ended_at_ms: u64,
 }
-impl Binding {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "BINDING_UNSPECIFIED",
-            Self::Process => "BINDING_PROCESS",
-            Self::Lineage => "BINDING_LINEAGE",
-            Self::Cgroup => "BINDING_CGROUP",
-            Self::Socket => "BINDING_SOCKET",
-            Self::Lease => "BINDING_LEASE",
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BatchRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub wishes: ::prost::alloc::vec::Vec<Wish>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Wish {
+    #[prost(oneof = "wish::Wish", tags = "1, 2, 3, 4, 5")]
+    pub wish: ::core::option::Option<wish::Wish>,
+}
+/// Nested message and enum types in `Wish`.
+pub mod wish {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Wish {
+        #[prost(message, tag = "1")]
+        Begin(super::BeginRequest),
+        #[prost(message, tag = "2")]
+        Delegate(super::DelegateRequest),
+        #[prost(message, tag = "3")]
+        Heartbeat(super::HeartbeatRequest),
+        #[prost(message, tag = "4")]
+        Amend(super::AmendRequest),
+        #[prost(message, tag = "5")]
+        End(super::EndRequest),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BatchResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub outcomes: ::prost::alloc::vec::Vec<Outcome>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Outcome {
+    #[prost(oneof = "outcome::Outcome", tags = "1, 2, 3, 4, 5")]
+    pub outcome: ::core::option::Option<outcome::Outcome>,
+}
+/// Nested message and enum types in `Outcome`.
+pub mod outcome {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        #[prost(message, tag = "1")]
+        Begun(super::BeginResponse),
+        #[prost(message, tag = "2")]
+        Heartbeat(super::HeartbeatResponse),
+        #[prost(message, tag = "3")]
+        Amended(super::AmendResponse),
+        #[prost(message, tag = "4")]
+        Ended(super::EndResponse),
+        #[prost(message, tag = "5")]
+        Refused(super::Refusal),
+    }
+}
+/// One wish of a batch that was refused: what the call alone would have been answered with.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Refusal {
+    /// The gRPC status code.
+    #[prost(int32, tag = "1")]
+    pub status: i32,
+    /// The stable code.
+    #[prost(string, tag = "2")]
+    pub code: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+}
+/// Generated client implementations.
+pub mod tasks_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    #[derive(Debug, Clone)]
+    pub struct TasksClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl TasksClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
         }
     }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "BINDING_UNSPECIFIED" => Some(Self::Unspecified),
-            "BINDING_PROCESS" => Some(Self::Process),
-            "BINDING_LINEAGE" => Some(Self::Lineage),
-            "BINDING_CGROUP" => Some(Self::Cgroup),
-            "BINDING_SOCKET" => Some(Self::Socket),
-            "BINDING_LEASE" => Some(Self::Lease),
-            _ => None,
+    impl<T> TasksClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> TasksClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            TasksClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Begins a task. Answered when it is on disk: what is acknowledged is not lost.
+        pub async fn begin(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BeginRequest>,
+        ) -> std::result::Result<tonic::Response<super::BeginResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mayfly.v1.Tasks/Begin");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("mayfly.v1.Tasks", "Begin"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Begins a task below another: strictly narrower, no longer, and ended with it.
+        pub async fn delegate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DelegateRequest>,
+        ) -> std::result::Result<tonic::Response<super::BeginResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mayfly.v1.Tasks/Delegate");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("mayfly.v1.Tasks", "Delegate"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn get(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mayfly.v1.Tasks/Get");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("mayfly.v1.Tasks", "Get"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mayfly.v1.Tasks/List");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("mayfly.v1.Tasks", "List"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The tasks that match, then every change of one that does. The first part ends with `synced`.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mayfly.v1.Tasks/Watch");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("mayfly.v1.Tasks", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Keeps the task of a lease alive for another lease.
+        pub async fn heartbeat(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HeartbeatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HeartbeatResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/mayfly.v1.Tasks/Heartbeat",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("mayfly.v1.Tasks", "Heartbeat"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes a new version. What was issued for older ones is refused from then on.
+        pub async fn amend(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AmendRequest>,
+        ) -> std::result::Result<tonic::Response<super::AmendResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mayfly.v1.Tasks/Amend");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("mayfly.v1.Tasks", "Amend"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends a task and everything below it. The second end of a task is answered like the first.
+        pub async fn end(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EndRequest>,
+        ) -> std::result::Result<tonic::Response<super::EndResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mayfly.v1.Tasks/End");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("mayfly.v1.Tasks", "End"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Up to 1,000 wishes, each with an answer of its own, in their order. None waits for another.
+        pub async fn batch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BatchRequest>,
+        ) -> std::result::Result<tonic::Response<super::BatchResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mayfly.v1.Tasks/Batch");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("mayfly.v1.Tasks", "Batch"));
+            self.inner.unary(req, path, codec).await
         }
     }
 }
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum Kind {
-    Unspecified = 0,
-    X509 = 1,
-    Jwt = 2,
-}
-impl Kind {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "KIND_UNSPECIFIED",
-            Self::X509 => "KIND_X509",
-            Self::Jwt => "KIND_JWT",
+/// Generated server implementations.
+pub mod tasks_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with TasksServer.
+    #[async_trait]
+    pub trait Tasks: std::marker::Send + std::marker::Sync + 'static {
+        /// Begins a task. Answered when it is on disk: what is acknowledged is not lost.
+        async fn begin(
+            &self,
+            request: tonic::Request<super::BeginRequest>,
+        ) -> std::result::Result<tonic::Response<super::BeginResponse>, tonic::Status>;
+        /// Begins a task below another: strictly narrower, no longer, and ended with it.
+        async fn delegate(
+            &self,
+            request: tonic::Request<super::DelegateRequest>,
+        ) -> std::result::Result<tonic::Response<super::BeginResponse>, tonic::Status>;
+        async fn get(
+            &self,
+            request: tonic::Request<super::GetRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetResponse>, tonic::Status>;
+        async fn list(
+            &self,
+            request: tonic::Request<super::ListRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListResponse>, tonic::Status>;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The tasks that match, then every change of one that does. The first part ends with `synced`.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::WatchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
+        /// Keeps the task of a lease alive for another lease.
+        async fn heartbeat(
+            &self,
+            request: tonic::Request<super::HeartbeatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HeartbeatResponse>,
+            tonic::Status,
+        >;
+        /// Makes a new version. What was issued for older ones is refused from then on.
+        async fn amend(
+            &self,
+            request: tonic::Request<super::AmendRequest>,
+        ) -> std::result::Result<tonic::Response<super::AmendResponse>, tonic::Status>;
+        /// Ends a task and everything below it. The second end of a task is answered like the first.
+        async fn end(
+            &self,
+            request: tonic::Request<super::EndRequest>,
+        ) -> std::result::Result<tonic::Response<super::EndResponse>, tonic::Status>;
+        /// Up to 1,000 wishes, each with an answer of its own, in their order. None waits for another.
+        async fn batch(
+            &self,
+            request: tonic::Request<super::BatchRequest>,
+        ) -> std::result::Result<tonic::Response<super::BatchResponse>, tonic::Status>;
+    }
+    #[derive(Debug)]
+    pub struct TasksServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> TasksServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
         }
     }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "KIND_UNSPECIFIED" => Some(Self::Unspecified),
-            "KIND_X509" => Some(Self::X509),
-            "KIND_JWT" => Some(Self::Jwt),
-            _ => None,
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for TasksServer<T>
+    where
+        T: Tasks,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
         }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/mayfly.v1.Tasks/Begin" => {
+                    #[allow(non_camel_case_types)]
+                    struct BeginSvc<T: Tasks>(pub Arc<T>);
+                    impl<T: Tasks> tonic::server::UnaryService<super::BeginRequest>
+                    for BeginSvc<T> {
+                        type Response = super::BeginResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BeginRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Tasks>::begin(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BeginSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mayfly.v1.Tasks/Delegate" => {
+                    #[allow(non_camel_case_types)]
+                    struct DelegateSvc<T: Tasks>(pub Arc<T>);
+                    impl<T: Tasks> tonic::server::UnaryService<super::DelegateRequest>
+                    for DelegateSvc<T> {
+                        type Response = super::BeginResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DelegateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Tasks>::delegate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DelegateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mayfly.v1.Tasks/Get" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetSvc<T: Tasks>(pub Arc<T>);
+                    impl<T: Tasks> tonic::server::UnaryService<super::GetRequest>
+                    for GetSvc<T> {
+                        type Response = super::GetResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Tasks>::get(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mayfly.v1.Tasks/List" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSvc<T: Tasks>(pub Arc<T>);
+                    impl<T: Tasks> tonic::server::UnaryService<super::ListRequest>
+                    for ListSvc<T> {
+                        type Response = super::ListResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Tasks>::list(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mayfly.v1.Tasks/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: Tasks>(pub Arc<T>);
+                    impl<
+                        T: Tasks,
+                    > tonic::server::ServerStreamingService<super::WatchRequest>
+                    for WatchSvc<T> {
+                        type Response = super::WatchResponse;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Tasks>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mayfly.v1.Tasks/Heartbeat" => {
+                    #[allow(non_camel_case_types)]
+                    struct HeartbeatSvc<T: Tasks>(pub Arc<T>);
+                    impl<T: Tasks> tonic::server::UnaryService<super::HeartbeatRequest>
+                    for HeartbeatSvc<T> {
+                        type Response = super::HeartbeatResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HeartbeatRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Tasks>::heartbeat(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HeartbeatSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mayfly.v1.Tasks/Amend" => {
+                    #[allow(non_camel_case_types)]
+                    struct AmendSvc<T: Tasks>(pub Arc<T>);
+                    impl<T: Tasks> tonic::server::UnaryService<super::AmendRequest>
+                    for AmendSvc<T> {
+                        type Response = super::AmendResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AmendRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Tasks>::amend(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AmendSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mayfly.v1.Tasks/End" => {
+                    #[allow(non_camel_case_types)]
+                    struct EndSvc<T: Tasks>(pub Arc<T>);
+                    impl<T: Tasks> tonic::server::UnaryService<super::EndRequest>
+                    for EndSvc<T> {
+                        type Response = super::EndResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EndRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Tasks>::end(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EndSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mayfly.v1.Tasks/Batch" => {
+                    #[allow(non_camel_case_types)]
+                    struct BatchSvc<T: Tasks>(pub Arc<T>);
+                    impl<T: Tasks> tonic::server::UnaryService<super::BatchRequest>
+                    for BatchSvc<T> {
+                        type Response = super::BatchResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Tasks>::batch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for TasksServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "mayfly.v1.Tasks";
+    impl<T> tonic::server::NamedService for TasksServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -198,7 +198,8 @@ impl Oracle {
         };
         let suspended =
             |fact: &Fact| matches!(fact, Fact::Suspended { task, .. } if *task == known.task);
-        let resumed = |fact: &Fact| matches!(fact, Fact::Resumed { task } if *task == known.task);
+        let resumed =
+            |fact: &Fact| matches!(fact, Fact::Resumed { task, .. } if *task == known.task);
         match status {
             Status::Revoked => {
                 is_ended(self.on_disk(), known.task)
@@ -266,5 +267,6 @@ fn holds(caller: &Caller, holder: &Holder, task: TaskId) -> bool {
             caller.cgroup.as_deref().is_some_and(|own| crate::actors::below(own, path))
         }
         Holder::Socket | Holder::Lease => caller.socket == Some(task),
+        Holder::Job => false,
     }
 }

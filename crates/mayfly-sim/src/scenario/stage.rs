@@ -142,7 +142,7 @@ impl Stage {
         let held = registrar.reconcile();
         let gone = |holder: &Holder| match holder {
             Holder::Process(key) | Holder::Lineage(key) => self.dead.contains(key),
-            Holder::Cgroup(_) | Holder::Socket | Holder::Lease => false,
+            Holder::Cgroup(_) | Holder::Socket | Holder::Lease | Holder::Job => false,
         };
         let gone: Vec<_> = held.into_iter().filter(|(_, holder)| gone(holder)).collect();
         for (task, _) in gone {
@@ -253,11 +253,14 @@ impl Stage {
             Fact::Ended { task, cause, .. } => {
                 loud(format!("ended {}", task_name(*task)), cause.code())
             }
-            Fact::Suspended { task, by } => {
+            Fact::Suspended { task, by, .. } => {
                 let by = format!("by {}", task_name(*by));
                 loud(format!("suspended {}", task_name(*task)), &by)
             }
-            Fact::Resumed { task } => loud(format!("resumed {}", task_name(*task)), ""),
+            Fact::Transferred { task, owner } => {
+                loud(format!("transferred {}", task_name(*task)), owner)
+            }
+            Fact::Resumed { task, .. } => loud(format!("resumed {}", task_name(*task)), ""),
             Fact::Renewed { task, .. } => loud(format!("renewed {}", task_name(*task)), ""),
             Fact::Amended { task, version, .. } => {
                 loud(format!("amended {}", task_name(*task)), &format!("v{}", version.0))

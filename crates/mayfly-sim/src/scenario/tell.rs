@@ -1,8 +1,9 @@
 //! A line as the events that the registrar hears.
 
 use mayfly_core::{
-    Ask, Basis, Begin, Binding, Caller, Cause, Claim, Event, Holder, Place, PolicyEpoch, Registrar,
-    Serial, Showing, Span, TaskVersion, Terms, Verdict,
+    Amendment, Ask, Author, Basis, Begin, Binding, Bounds, Budget, Caller, Cause, Claim, Event,
+    Extent, Holder, Mandate, OnFailure, Place, PolicyEpoch, Registrar, RequestKey, Scope, Serial,
+    Showing, Span, TaskVersion, Terms, Trigger, Verdict,
 };
 
 use super::{
@@ -25,18 +26,34 @@ impl Stage {
             "heartbeat" => one(Event::HeartbeatHeard { ticket, task: task(line.word(0)?)? }),
             "amend" => {
                 let intent = line.words.get(1).cloned().unwrap_or_default();
-                one(Event::AmendAsked { ticket, task: task(line.word(0)?)?, intent })
+                let amendment = Amendment { intent: Some(intent), ..amendment(line)? };
+                let (task, author) = (task(line.word(0)?)?, Author::default());
+                one(Event::AmendAsked { ticket, task, amendment, author })
             }
             "end" => {
                 let word = line.words.get(1).map_or("revoked", String::as_str);
                 let cause = Cause::parse(word).ok_or_else(|| format!("`{word}` is no cause"))?;
-                one(Event::EndAsked { ticket, task: task(line.word(0)?)?, cause })
+                let (task, author) = (task(line.word(0)?)?, Author::default());
+                one(Event::EndAsked { ticket, task, cause, author })
             }
-            "exit" => one(Event::HolderGone { task: task(line.word(0)?)?, exit: Some(0) }),
+            "exit" => {
+                let code = line.words.get(1).map_or(Ok(0), |code| code.parse());
+                let exit = Some(code.map_err(|_letters| "an exit code is a number")?);
+                one(Event::HolderGone { task: task(line.word(0)?)?, exit })
+            }
             "blind" => one(Event::WatcherBlinded { task: task(line.word(0)?)? }),
-            "quarantine" => one(Event::QuarantineAsked { ticket, task: task(line.word(0)?)? }),
-            "release" => one(Event::ReleaseAsked { ticket, task: task(line.word(0)?)? }),
-            "revoke" => one(Event::RevokeAsked { ticket, serial: self.serial(line.word(0)?)? }),
+            "quarantine" => {
+                let (task, author) = (task(line.word(0)?)?, Author::default());
+                one(Event::QuarantineAsked { ticket, task, author })
+            }
+            "release" => {
+                let (task, author) = (task(line.word(0)?)?, Author::default());
+                one(Event::ReleaseAsked { ticket, task, author })
+            }
+            "revoke" => {
+                let (serial, author) = (self.serial(line.word(0)?)?, Author::default());
+                one(Event::RevokeAsked { ticket, serial, author })
+            }
             "shown" => {
                 let name = line.word(0)?;
                 let stranger = || Some(Serial::new(Place::default(), 7));
@@ -60,7 +77,8 @@ impl Stage {
             "policy" => {
                 self.epoch = PolicyEpoch(self.epoch.0 + 1);
                 let gone = line.words.clone();
-                one(Event::PolicyChanged { epoch: self.epoch, gone })
+                let (left, transfers) = Default::default();
+                one(Event::PolicyChanged { epoch: self.epoch, gone, left, transfers })
             }
             other => Err(format!("`{other}` is nothing that can be done")),
         }
@@ -133,16 +151,66 @@ fn begin(line: &Line) -> Result<Begin, String> {
         "cgroup" => (Holder::Cgroup(name.into()), Binding::Cgroup),
         "socket" => (Holder::Socket, Binding::Socket),
         "lease" => (Holder::Lease, Binding::Lease),
+        "job" => (Holder::Job, Binding::Lease),
         other => return Err(format!("`{other}` holds nothing")),
     };
     Ok(Begin {
-        terms: terms(line.option("uid").unwrap_or("0"), binding, line)?,
-        holder,
         parent: line.option("parent").map(task).transpose()?,
-        intent: String::new(),
+        delegated: line.option("delegated").is_some(),
+        mandate: mandate(line)?,
         deadline: line.span("deadline")?.map(|span| START.plus(span)),
         lease,
+        key: line.option("key").map(request_key),
+        ..Begin::new(terms(line.option("uid").unwrap_or("0"), binding, line)?, holder)
     })
+}
+
+/// A wish of the name before the `/`, for whatever is behind it.
+fn request_key(text: &str) -> RequestKey {
+    let (name, wish) = text.split_once('/').unwrap_or((text, ""));
+    let digest = |text: &str| {
+        let mut bytes = [0; 32];
+        bytes.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+        bytes
+    };
+    RequestKey { key: digest(name), body: digest(wish) }
+}
+
+fn scope(line: &Line) -> Scope {
+    let extent = |name: &str| match line.option(name) {
+        None => Extent::Any,
+        Some("-") => Extent::only([""; 0]),
+        Some(names) => Extent::only(names.split(',')),
+    };
+    Scope {
+        actions: extent("actions"),
+        resources: extent("resources"),
+        audiences: extent("audiences"),
+        tools: extent("tools"),
+    }
+}
+
+fn amendment(line: &Line) -> Result<Amendment, String> {
+    let version = line.option("version").map(number::<u32>).transpose()?;
+    Ok(Amendment { intent: None, scope: scope(line), if_version: version.map(TaskVersion) })
+}
+
+fn mandate(line: &Line) -> Result<Mandate, String> {
+    let spent = line.option("spent").is_some_and(|what| what == "ends");
+    Ok(Mandate {
+        scope: scope(line),
+        triggers: spent.then_some(Trigger::Budget).into_iter().collect(),
+        budget: Budget {
+            issuances: line.option("issuances").map(number).transpose()?,
+            per_minute: line.option("per_minute").map(number).transpose()?,
+            attempts: line.option("attempts").map(number).transpose()?,
+        },
+        ..Mandate::default()
+    })
+}
+
+fn number<N: std::str::FromStr>(text: &str) -> Result<N, String> {
+    text.parse().map_err(|_letters| format!("`{text}` is no number"))
 }
 
 fn terms(uid: &str, binding: Binding, line: &Line) -> Result<Terms, String> {
@@ -158,5 +226,12 @@ fn terms(uid: &str, binding: Binding, line: &Line) -> Result<Terms, String> {
         task_ttl: None,
         hint: String::new(),
         federates_with: Vec::new(),
+        bounds: Bounds {
+            on_failure: match line.option("on_failure") {
+                None => OnFailure::End,
+                Some(word) => OnFailure::parse(word).ok_or("`end` or `quarantine`")?,
+            },
+            ..Bounds::default()
+        },
     })
 }

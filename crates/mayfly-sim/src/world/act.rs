@@ -1,7 +1,8 @@
 //! The moves of those who want something.
 
 use mayfly_core::{
-    Ask, Begin, Cause, Event, PolicyEpoch, Span, TaskId, Ticket, Timestamp, Verdict,
+    Amendment, Ask, Author, Begin, Cause, Event, PolicyEpoch, Span, TaskId, Ticket, Timestamp,
+    Verdict,
 };
 
 use super::{Done, Wish, World};
@@ -19,7 +20,8 @@ impl World {
             Move::Amend => self.about_task(Wish::Other, |ticket, task| Event::AmendAsked {
                 ticket,
                 task,
-                intent: String::new(),
+                amendment: Amendment::default(),
+                author: Author::default(),
             }),
             Move::End => self.end(),
             Move::Quarantine => self.quarantine(),
@@ -121,7 +123,7 @@ impl World {
         let leased = holder == mayfly_core::Holder::Lease || self.rng.chance(200);
         let lease = leased.then(|| Span(100 + self.rng.below(400_000)));
         let (ticket, luck) = (self.ticket(), TaskId::from_bytes(self.rng.bytes()));
-        let begin = Begin { terms, holder, parent, intent: String::new(), deadline, lease };
+        let begin = Begin { parent, deadline, lease, ..Begin::new(terms, holder) };
         self.ask(ticket, Wish::Begin { task: luck }, Event::BeginAsked { ticket, begin, luck })
     }
 
@@ -142,7 +144,11 @@ impl World {
         }
         let cause = self.rng.pick(&Cause::ALL).copied().unwrap_or(Cause::Revoked);
         let ticket = self.ticket();
-        self.ask(ticket, Wish::End { task }, Event::EndAsked { ticket, task, cause })
+        self.ask(
+            ticket,
+            Wish::End { task },
+            Event::EndAsked { ticket, task, cause, author: Author::default() },
+        )
     }
 
     fn quarantine(&mut self) -> Done {
@@ -153,7 +159,11 @@ impl World {
             self.oracle.hears_quarantine(task);
         }
         let ticket = self.ticket();
-        self.ask(ticket, Wish::Quarantine { task }, Event::QuarantineAsked { ticket, task })
+        self.ask(
+            ticket,
+            Wish::Quarantine { task },
+            Event::QuarantineAsked { ticket, task, author: Author::default() },
+        )
     }
 
     fn release(&mut self) -> Done {
@@ -164,7 +174,11 @@ impl World {
         if self.registrar.is_some() {
             self.oracle.hears_release(task, ticket);
         }
-        self.ask(ticket, Wish::Release, Event::ReleaseAsked { ticket, task })
+        self.ask(
+            ticket,
+            Wish::Release,
+            Event::ReleaseAsked { ticket, task, author: Author::default() },
+        )
     }
 
     fn revoke(&mut self) -> Done {
@@ -172,7 +186,11 @@ impl World {
             return Ok(());
         };
         let ticket = self.ticket();
-        self.ask(ticket, Wish::Other, Event::RevokeAsked { ticket, serial })
+        self.ask(
+            ticket,
+            Wish::Other,
+            Event::RevokeAsked { ticket, serial, author: Author::default() },
+        )
     }
 
     fn policy(&mut self) -> Done {
@@ -190,6 +208,7 @@ impl World {
         let gone = self.weather.profiles.iter().zip(&self.in_force);
         let gone = gone.filter(|(_, in_force)| !**in_force);
         let gone = gone.map(|(terms, _)| terms.profile.clone()).collect();
-        self.tell(Event::PolicyChanged { epoch: self.epoch, gone })
+        let (left, transfers) = Default::default();
+        self.tell(Event::PolicyChanged { epoch: self.epoch, gone, left, transfers })
     }
 }

@@ -91,8 +91,7 @@ impl World {
         let (ticket, luck) = (self.ticket(), TaskId::from_bytes(self.rng.bytes()));
         let lease = Some(Span::from_secs(3600));
         let holder = Holder::Lease;
-        let begin =
-            Begin { terms, holder, parent: None, intent: String::new(), deadline: None, lease };
+        let begin = Begin { lease, ..Begin::new(terms, holder) };
         let wish = Wish::Begin { task: luck };
         self.ask(ticket, wish, Event::BeginAsked { ticket, begin, luck })?;
         self.settle()?;
@@ -126,7 +125,11 @@ impl World {
             self.oracle.hears_end(task);
             let ticket = self.ticket();
             let cause = mayfly_core::Cause::Completed;
-            self.ask(ticket, Wish::End { task }, Event::EndAsked { ticket, task, cause })?;
+            self.ask(
+                ticket,
+                Wish::End { task },
+                Event::EndAsked { ticket, task, cause, author: mayfly_core::Author::default() },
+            )?;
         }
         self.settle()?;
         self.skew = 0;

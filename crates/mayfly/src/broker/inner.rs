@@ -88,7 +88,8 @@ impl Inner {
         let revoked = registrar.revocations().clone();
         let gone = vanished_profiles(&registrar, &config.profiles);
         let epoch = config.profiles.epoch();
-        registrar.handle(now, Event::PolicyChanged { epoch, gone });
+        let (left, transfers) = Default::default();
+        registrar.handle(now, Event::PolicyChanged { epoch, gone, left, transfers });
         let (watcher, sightings) = Watcher::new(EYES_MAX, SIGHTINGS_MAX);
         let watcher = reconcile(&mut registrar, watcher, now);
         let version = env!("CARGO_PKG_VERSION").to_owned();

@@ -48,7 +48,8 @@ pub(crate) async fn revoke(context: &Context, args: RevokeArgs) -> Result<(), Cl
         RevokeTarget::Serial { serial: id } | RevokeTarget::Jti { jti: id } => Target::Serial(id),
     };
     let mut client = admin::connect(&context.data_dir).await?;
-    let request = wire::RevokeRequest { target: Some(target), dry_run: args.dry_run };
+    let request =
+        wire::RevokeRequest { target: Some(target), dry_run: args.dry_run, reason: String::new() };
     let answer = client.revoke(request).await.map_err(admin::AdminError::from)?.into_inner();
     if context.output == Output::Json {
         let (tasks, credentials) = (answer.tasks, answer.credentials);

@@ -83,7 +83,7 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result<ExitCode, Cl
     let exit = held.go_on().await?;
     let cause = if exit.success() { "completed" } else { "failed" };
     let order = Some(Order::End(cause.to_owned()));
-    let request = wire::OrderTaskRequest { task: begun.task, order };
+    let request = wire::OrderTaskRequest { task: begun.task, order, reason: String::new() };
     // The broker sees the exit by itself; whoever is first is the one who is written down.
     if let Err(status) = client.order_task(request).await {
         tracing::warn!(%status, "the broker was not told that the task is over");

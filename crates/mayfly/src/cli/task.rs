@@ -202,7 +202,7 @@ fn branch(task: &wire::TaskView, tasks: &[wire::TaskView], depth: usize) {
 async fn end(context: &Context, task: String, cause: String) -> Result<(), CliError> {
     let mut client = admin::connect(&context.data_dir).await?;
     let order = Some(wire::order_task_request::Order::End(cause));
-    let request = wire::OrderTaskRequest { task: task.clone(), order };
+    let request = wire::OrderTaskRequest { task: task.clone(), order, reason: String::new() };
     client.order_task(request).await.map_err(admin::AdminError::from)?;
     if context.output == Output::Json {
         output::json(&json!({ "task": task, "state": "ended" }));
