@@ -89,12 +89,17 @@ impl Services {
         self.routes.clone()
     }
 
-    /// What to hand to [`crate::Doors::open_port`]: the feed and health, for verifiers elsewhere, and what
-    /// orchestrators and operators ask of `office`.
+    /// What to hand to [`crate::Doors::open_port`]: the feed and health, for verifiers elsewhere.
     #[must_use]
-    pub fn remote_routes(&self, office: &Arc<dyn Office>) -> Routes {
+    pub fn remote_routes(&self) -> Routes {
+        self.remote.clone()
+    }
+
+    /// The same, and what orchestrators and operators elsewhere ask of `office`.
+    #[must_use]
+    pub fn remote_routes_with(&self, office: &Arc<dyn Office>) -> Routes {
         let (tasks, operator) = offices(office);
-        self.remote.clone().add_service(tasks).add_service(operator)
+        self.remote_routes().add_service(tasks).add_service(operator)
     }
 
     /// What is offered on the sockets of orchestrators and operators. Who may do what there is a question

@@ -177,7 +177,7 @@ impl Broker {
         doors.open(None, Listener::bind(&about.paths.admin_socket(), 0o600)?, offices.clone());
         // Who may connect is not yet somebody who may do something.
         doors.open(None, Listener::bind(&about.paths.tasks_socket(), 0o666)?, offices);
-        let offer = Offer { pages: seams.pages, streams: services.remote_routes(&office) };
+        let offer = Offer { pages: seams.pages, streams: services.remote_routes_with(&office) };
         let behind = (&clock, &running.tasks, &running.stop);
         let served = ports.open(&doors, (own, &about.workload_socket), offer, behind).await?;
         let workload_socket = about.workload_socket;
