@@ -31,8 +31,10 @@ pub mod limits;
 pub mod own;
 mod owners;
 mod profiles;
+pub mod rights;
 
 pub use diff::Difference;
 pub use explain::{Explanation, Missing};
 pub use invalid::{InvalidProfiles, Problem};
 pub use profiles::{Profile, Profiles};
+pub use rights::{Rights, Role};

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    board::Poster,
     clock::{self, Clock},
     means::Means,
     measures,
@@ -201,6 +202,7 @@ pub struct Driver<M> {
     signed: HashMap<Ticket, Signed>,
     news: BTreeMap<TaskId, watch::Sender<Option<Closing>>>,
     batch: Vec<(Sequence, Record)>,
+    poster: Poster,
     /// What the means answered at once.
     soon: VecDeque<Message>,
 }
@@ -217,7 +219,7 @@ impl std::fmt::Debug for Clock0 {
 impl<M: Means> Driver<M> {
     /// Takes a registrar that has been replayed and reconciled.
     #[must_use]
-    pub fn new(registrar: Registrar, clock: Clock, means: M) -> Self {
+    pub fn new(registrar: Registrar, clock: Clock, (means, poster): (M, Poster)) -> Self {
         Self {
             registrar,
             clock: Clock0(clock),
@@ -226,6 +228,7 @@ impl<M: Means> Driver<M> {
             signed: HashMap::new(),
             news: BTreeMap::new(),
             batch: Vec::new(),
+            poster,
             soon: VecDeque::new(),
         }
     }
@@ -264,7 +267,10 @@ impl<M: Means> Driver<M> {
 
     fn hear(&mut self, now: mayfly_core::Timestamp, message: Message) {
         match message {
-            Message::Event(event) => self.registrar.handle(now, event),
+            Message::Event(event) => {
+                self.poster.hear(&event);
+                self.registrar.handle(now, event);
+            }
             Message::Call(event, ticket, waiter) => {
                 self.waiting.insert(ticket, waiter);
                 self.registrar.handle(now, event);
@@ -309,6 +315,7 @@ impl<M: Means> Driver<M> {
                 Effect::Forget { task } => self.forget(task),
             }
         }
+        self.poster.ordered(&self.registrar, &self.batch);
         self.soon.extend(self.means.append(&mut self.batch));
     }
 

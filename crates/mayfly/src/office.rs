@@ -4,19 +4,24 @@ use std::{path::PathBuf, sync::Arc};
 
 use mayfly_attest::Peer;
 use mayfly_core::{
-    Author, Denial, Record, Registrar, Sequence, Task, TaskId, TaskVersion, Timestamp, TrustDomain,
+    Act, Author, Denial, Record, Registrar, Sequence, Task, TaskId, TaskVersion, Timestamp,
+    TrustDomain,
 };
+use mayfly_policy::Rights;
 use mayfly_serve::{
     Eyes,
+    asking::{Asker, Found, Object, Query, Watching},
     office::{
         Answer, Applied, AuthorityChange, AuthorityWish, BeginWish, Begun, Diagnosis, Edition,
         Holdings, InventoryWish, Office, Order, Refusal, Report, Revoked, Target,
     },
 };
 use mayfly_sign::AuthorityView;
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
+use self::entitled::Notes;
 use crate::{
+    board::Board,
     clock::Clock,
     desk::Policy,
     driver::{Inbox, No},
@@ -27,8 +32,10 @@ use crate::{
 
 mod authority;
 mod begin;
+mod entitled;
 mod inventory;
 pub(crate) mod policy;
+mod reading;
 mod revoke;
 
 /// See the module. Cheap to share.
@@ -40,9 +47,15 @@ struct Inner {
     /// Weak, because whoever carries out these orders ends when the driver does.
     sockets: mpsc::WeakSender<SocketOrder>,
     policy: Arc<Policy>,
-    /// One change of the profiles at a time, or epochs could be told in the wrong order.
-    applying: Mutex<()>,
+    rights: Arc<Rights>,
+    notes: Notes,
+    /// One change of the profiles at a time, or epochs could be told in the wrong order; and none while a
+    /// task begins under them.
+    applying: RwLock<()>,
     eyes: Arc<dyn Eyes>,
+    /// The same eyes that workloads are seen by.
+    near: Arc<dyn Eyes>,
+    board: Arc<Board>,
     authorities: watch::Receiver<Vec<AuthorityView>>,
     /// What is ordered of them.
     orders: mpsc::Sender<keeper::Order>,
@@ -69,6 +82,9 @@ pub struct About {
     pub authority_ttl: mayfly_core::Span,
 }
 
+/// The keys' standing, what is ordered of them, and the board of what is durable.
+pub type Keys = (watch::Receiver<Vec<AuthorityView>>, mpsc::Sender<keeper::Order>, Arc<Board>);
+
 impl std::fmt::Debug for LocalOffice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LocalOffice").field("about", &self.0.about).finish_non_exhaustive()
@@ -93,18 +109,21 @@ impl LocalOffice {
     #[must_use]
     pub fn new(
         (inbox, sockets, clock): (Inbox, mpsc::WeakSender<SocketOrder>, Clock),
-        policy: Arc<Policy>,
-        eyes: Arc<dyn Eyes>,
-        (authorities, orders): (watch::Receiver<Vec<AuthorityView>>, mpsc::Sender<keeper::Order>),
+        (policy, rights): (Arc<Policy>, Arc<Rights>),
+        (eyes, near): (Arc<dyn Eyes>, Arc<dyn Eyes>),
+        (authorities, orders, board): Keys,
         about: About,
     ) -> Self {
-        let applying = Mutex::default();
         Self(Arc::new(Inner {
             inbox,
             sockets,
             policy,
-            applying,
+            rights,
+            notes: Notes::default(),
+            applying: RwLock::default(),
             eyes,
+            near,
+            board,
             authorities,
             orders,
             clock,
@@ -167,6 +186,26 @@ impl LocalOffice {
 }
 
 impl Office for LocalOffice {
+    fn entitle(&self, who: Asker, act: Act, object: Object) -> Answer<()> {
+        let office = self.clone();
+        Box::pin(async move { Self::entitle(&office, who, act, object).await })
+    }
+
+    fn look(&self, task: TaskId) -> Answer<Task> {
+        let office = self.clone();
+        Box::pin(async move { Self::look(&office, task).await })
+    }
+
+    fn find(&self, who: Asker, query: Query, page: (Option<TaskId>, usize)) -> Answer<Found> {
+        let office = self.clone();
+        Box::pin(async move { Self::find(&office, who, query, page).await })
+    }
+
+    fn watch(&self, who: Asker, query: Query) -> Answer<Watching> {
+        let office = self.clone();
+        Box::pin(async move { Self::watch(&office, who, query).await })
+    }
+
     fn report(&self) -> Answer<Report> {
         let office = self.clone();
         Box::pin(async move { Self::report(&office).await })

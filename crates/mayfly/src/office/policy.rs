@@ -14,7 +14,7 @@ use crate::{config, paths::write_private};
 impl LocalOffice {
     pub(super) async fn apply(&self, text: String) -> Result<Applied, Refusal> {
         let office = &self.0;
-        let _one_at_a_time = office.applying.lock().await;
+        let _one_at_a_time = office.applying.write().await;
         let old = office.policy.current();
         let epoch = PolicyEpoch(old.epoch().0 + 1);
         let profiles = config::parse_profiles(&text, &office.about.trust_domain, epoch)
@@ -41,24 +41,6 @@ impl LocalOffice {
         }
         office.policy.replace(Arc::new(profiles));
         Ok(Applied { epoch, gone, left, differences })
-    }
-
-    /// Ends what was begun on the word of an edition that was replaced meanwhile, if the one in force
-    /// knows nothing of it.
-    pub(super) async fn hold_to_edition(&self, basis: PolicyEpoch) -> Result<(), Refusal> {
-        let profiles = self.0.policy.current();
-        if profiles.epoch() == basis {
-            return Ok(());
-        }
-        let _one_at_a_time = self.0.applying.lock().await;
-        let profiles = self.0.policy.current();
-        let held = self.0.inbox.read(owners_of_live_tasks).await?;
-        let left = profiles.left_of(held.iter().map(String::as_str));
-        let judged = Arc::clone(&profiles);
-        let gone = move |r: &Registrar| vanished_profiles(r, &judged);
-        let gone = self.0.inbox.read(gone).await?;
-        let told = self.0.inbox.tell(changed(&profiles, gone, left)).await;
-        told.then_some(()).ok_or_else(|| Denial::NotServing.into())
     }
 
     fn check_ttls(&self, profiles: &Profiles) -> Result<(), Refusal> {
