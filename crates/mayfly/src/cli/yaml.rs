@@ -82,62 +82,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn what_could_be_read_as_anything_else_is_quoted() {
         let awkward = [
-            "",
-            " ",
-            "no",
-            "NO",
-            "y",
-            "null",
-            "~",
-            "1",
-            "1e3",
-            "0x10",
-            "1_000",
-            ".5",
-            "-",
-            "- a",
-            "a: b",
-            "a #b",
-            "a\nb",
-            "\t",
-            "\"",
-            "'",
-            "{}",
-            "[a]",
-            "&a",
-            "*a",
-            "!a",
-            "%a",
-            "@a",
-            "`a",
-            "é",
-            "\u{7f}",
-            "2026-01-02",
-            "2026-01-02T03:04:05Z",
-            "spiffe://example.org/job/task/1",
-            "12:30",
-            "?",
-            ": ",
-            "=",
-            "<<",
-            "\u{2028}",
-            "a,b",
-            "plain-word/like.this",
-            "\u{0}\u{1b}",
-            "deadbeef",
-            "1234e567",
+            "", " ", "no", "NO", "y", "null", "~", "1", "1e3", "0x10", "1_000", ".5", "-", "- a", "a: b",
+            "a #b", "a\nb", "\t", "\"", "'", "{}", "[a]", "&a", "*a", "!a", "%a", "@a", "`a", "é", "\u{7f}",
+            "2026-01-02T03:04:05Z", "spiffe://example.org/job", "12:30", "?", "=", "<<", "a,b", "\u{1b}",
         ];
+        for text in awkward {
+            let written = write(&json!(text));
+            assert!(written.starts_with('"') && written.ends_with('"'), "{text:?}: {written}");
+            assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), json!(text));
+        }
+        for text in ["active", "team-a", "plain-word/like.this", "deadbeef", "a1e3"] {
+            assert_eq!(write(&json!(text)), text);
+        }
+    }
+
+    #[test]
+    fn structure_is_shown_by_indentation() {
         let value = json!({
-            "strings": awkward,
-            "keys": awkward.iter().map(|key| ((*key).to_owned(), json!(1))).collect::<serde_json::Map<_, _>>(),
-            "nested": [[], {}, [[1, [2.5]], {"a": [{"b": null}]}], true, u64::MAX, -3],
+            "empty": [[], {}],
+            "list": [1, null, true, { "a": "b", "c": [2.5] }, ["x"]],
+            "no": { "nested": u64::MAX },
         });
-        let text = write(&value);
-        let read: Value = serde_saphyr::from_str(&text).unwrap();
-        assert_eq!(read, value, "{text}");
+        let lines = [
+            "empty:", "  - []", "  - {}", "list:", "  - 1", "  - null", "  - true", "  -", "    a: b",
+            "    c:", "      - 2.5", "  -", "    - x", "\"no\":", "  nested: 18446744073709551615",
+        ];
+        assert_eq!(write(&value), lines.join("\n"));
         assert_eq!(write(&json!([])), "[]");
-        assert_eq!(write(&json!({"a": [1, {"b": "c"}]})), "a:\n  - 1\n  -\n    b: c");
     }
 }
