@@ -41,6 +41,9 @@ fn held_by(holder: &Holder) -> String {
         Holder::Process(key) => format!("pid {}", key.pid),
         Holder::Lineage(key) => format!("pid {} and below", key.pid),
         Holder::Cgroup(path) => format!("cgroup {path}"),
+        Holder::Unit(unit) => format!("unit {}", unit.name),
+        Holder::Container(container) => format!("container {}", container.id),
+        Holder::Pod(pod) => format!("pod {}", pod.uid),
         Holder::Socket => "its own socket".to_owned(),
         Holder::Lease => "its lease".to_owned(),
     }

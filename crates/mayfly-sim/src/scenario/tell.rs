@@ -1,13 +1,13 @@
 //! A line as the events that the registrar hears.
 
 use mayfly_core::{
-    Ask, Basis, Begin, Binding, Caller, Cause, Claim, Event, Holder, Place, PolicyEpoch, Registrar,
-    Serial, Showing, Span, TaskVersion, Terms, Verdict,
+    Ask, Basis, Begin, Binding, Caller, Cause, CgroupKey, Claim, Container, Event, Holder, Place,
+    Pod, PolicyEpoch, Registrar, Serial, Showing, Span, TaskVersion, Terms, Unit, Verdict,
 };
 
 use super::{
     parse::Line,
-    stage::{START, Stage, process, task},
+    stage::{START, Stage, process, run, task},
 };
 
 impl Stage {
@@ -67,7 +67,8 @@ impl Stage {
     }
 
     /// `meet P1 as T1 uid=1000 parent=P2 cgroup=/a bind=process`: a process asks who it is. `as` names
-    /// the task that may be opened for it; without `uid` it has earned nothing.
+    /// the task that may be opened for it; without `uid` it has earned nothing. `unit=web#1`,
+    /// `container=` and `pod=` say what it runs in, and which run of it.
     fn meet(&mut self, line: &Line) -> Result<Event, String> {
         let mut lineage = vec![process(line.word(0)?)?];
         lineage.extend(line.option("parent").map(process).transpose()?);
@@ -82,7 +83,14 @@ impl Stage {
         };
         Ok(Event::Met {
             ticket: self.ticket(),
-            caller: Caller { lineage, cgroup, socket },
+            caller: Caller {
+                lineage,
+                cgroup,
+                socket,
+                unit: line.option("unit").map(unit).transpose()?,
+                container: line.option("container").map(container).transpose()?,
+                pod: line.option("pod").map(pod).transpose()?,
+            },
             verdict: Verdict { epoch: self.judged(line)?, permits: permits.into_iter().collect() },
             luck,
         })
@@ -131,6 +139,9 @@ fn begin(line: &Line) -> Result<Begin, String> {
         "process" => (Holder::Process(process(name)?), Binding::Process),
         "lineage" => (Holder::Lineage(process(name)?), Binding::Lineage),
         "cgroup" => (Holder::Cgroup(name.into()), Binding::Cgroup),
+        "unit" => (Holder::Unit(unit(name)?), Binding::Systemd),
+        "container" => (Holder::Container(container(name)?), Binding::Container),
+        "pod" => (Holder::Pod(pod(name)?), Binding::Pod),
         "socket" => (Holder::Socket, Binding::Socket),
         "lease" => (Holder::Lease, Binding::Lease),
         other => return Err(format!("`{other}` holds nothing")),
@@ -143,6 +154,27 @@ fn begin(line: &Line) -> Result<Begin, String> {
         deadline: line.span("deadline")?.map(|span| START.plus(span)),
         lease,
     })
+}
+
+/// `web#1` is the first run of what is called `web`, and lives in `/web`.
+fn dwelling(text: &str) -> Result<(String, CgroupKey), String> {
+    let name = text.split('#').next().unwrap_or_default();
+    let cgroup = CgroupKey { boot: [0; 16], inode: run(text)?, path: format!("/{name}") };
+    Ok((name.into(), cgroup))
+}
+
+fn unit(text: &str) -> Result<Box<Unit>, String> {
+    let (name, cgroup) = dwelling(text)?;
+    let invocation = u128::from(cgroup.inode).to_be_bytes();
+    Ok(Box::new(Unit { name, invocation, cgroup }))
+}
+
+fn container(text: &str) -> Result<Box<Container>, String> {
+    dwelling(text).map(|(id, cgroup)| Box::new(Container { id, cgroup }))
+}
+
+fn pod(text: &str) -> Result<Box<Pod>, String> {
+    dwelling(text).map(|(uid, cgroup)| Box::new(Pod { uid, cgroup }))
 }
 
 fn terms(uid: &str, binding: Binding, line: &Line) -> Result<Terms, String> {
