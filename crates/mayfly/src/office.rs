@@ -2,17 +2,17 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use mayfly_attest::{Peer, Process};
+use mayfly_attest::{Peer, Systemd};
 use mayfly_core::{
-    Begin, Cause, Denial, Event, Holder, PolicyEpoch, Record, Registrar, Sequence, Task, TaskId,
+    Begin, Cause, Denial, Event, PolicyEpoch, Record, Registrar, Sequence, Task, TaskId,
     TaskVersion, Ticket, Timestamp, TrustDomain,
 };
 use mayfly_policy::Profiles;
 use mayfly_serve::{
     Eyes,
     office::{
-        Answer, AuthorityLine, BeginWish, Begun, Diagnosis, Explained, HolderWish, Office, Order,
-        ProfileLine, Refusal, Report, Revoked, Target,
+        Answer, AuthorityLine, BeginWish, Begun, Diagnosis, Explained, Office, Order, ProfileLine,
+        Refusal, Report, Revoked, Target,
     },
 };
 use mayfly_sign::{AuthorityView, RotationPolicy, Standing};
@@ -27,6 +27,8 @@ use crate::{
     paths::{Paths, write_private},
 };
 
+mod holder;
+
 /// See the module. Cheap to share.
 #[derive(Clone)]
 pub struct LocalOffice(Arc<Inner>);
@@ -39,6 +41,7 @@ struct Inner {
     /// One change of the profiles at a time, or epochs could be told in the wrong order.
     applying: Mutex<()>,
     eyes: Arc<dyn Eyes>,
+    systemd: Systemd,
     authorities: watch::Receiver<Vec<AuthorityView>>,
     clock: Clock,
     about: About,
@@ -86,12 +89,22 @@ impl LocalOffice {
     pub fn new(
         (inbox, sockets, clock): (Inbox, mpsc::WeakSender<SocketOrder>, Clock),
         policy: Arc<Policy>,
-        eyes: Arc<dyn Eyes>,
+        (eyes, systemd): (Arc<dyn Eyes>, Systemd),
         authorities: watch::Receiver<Vec<AuthorityView>>,
         about: About,
     ) -> Self {
         let applying = Mutex::default();
-        Self(Arc::new(Inner { inbox, sockets, policy, applying, eyes, authorities, clock, about }))
+        Self(Arc::new(Inner {
+            inbox,
+            sockets,
+            policy,
+            applying,
+            eyes,
+            systemd,
+            authorities,
+            clock,
+            about,
+        }))
     }
 
     /// Waits until everything that was ordered for the tasks' own sockets so far is done.
@@ -136,7 +149,7 @@ impl LocalOffice {
             let detail = format!("no profile `{}`; there are: {}", wish.profile, known.join(", "));
             refusal(Denial::ProfileUnknown, detail)
         })?;
-        let holder = holder(wish.holder)?;
+        let holder = holder::find(wish.holder, &self.0.systemd).await?;
         let own_socket = holder.owns_socket();
         let begin = Begin {
             terms,
@@ -329,22 +342,6 @@ impl Office for LocalOffice {
         let office = self.clone();
         Box::pin(async move { Self::diagnose(&office, peer, pid).await })
     }
-}
-
-fn holder(wish: HolderWish) -> Result<Holder, Refusal> {
-    let key = |pid| {
-        let process = Process::open(pid);
-        let process =
-            process.map_err(|e| refusal(Denial::HolderUnfit, format!("process {pid}: {e}")));
-        process.map(|process| process.key())
-    };
-    Ok(match wish {
-        HolderWish::Lineage(pid) => Holder::Lineage(key(pid)?),
-        HolderWish::Process(pid) => Holder::Process(key(pid)?),
-        HolderWish::Cgroup(path) => Holder::Cgroup(path),
-        HolderWish::Socket => Holder::Socket,
-        HolderWish::Lease => Holder::Lease,
-    })
 }
 
 /// The tasks to end, and how much that is. A task brings everything below it along.

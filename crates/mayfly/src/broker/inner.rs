@@ -1,9 +1,9 @@
 //! The deciding part: registrar and driver with their means, and the desk and office in front of them.
 
-use std::sync::{Arc, PoisonError, atomic::AtomicBool};
+use std::sync::{Arc, PoisonError};
 
-use mayfly_attest::{CollectOptions, Collector, Watcher};
-use mayfly_core::{Event, Holder, Registrar, Shard, Span, registrar::Charter};
+use mayfly_attest::{CollectOptions, Collector, Systemd, Watcher};
+use mayfly_core::{Event, Registrar, Shard, Span, registrar::Charter};
 use mayfly_serve::{
     Eyes, LocalEyes,
     desk::Bundles,
@@ -27,7 +27,7 @@ use crate::{
     driver::{Driver, Inbox, Message},
     federation::{Federations, Poller},
     keeper::{Keeper, Signed},
-    means::{Machine, SocketOrder},
+    means::{Machine, SocketOrder, Sought},
     measures::{self, Commits},
     office::{About, LocalOffice},
     seal::FeedSeal,
@@ -51,7 +51,8 @@ pub(super) struct Inner {
     inbox: Inbox,
     keys: Arc<Keys>,
     crl: Arc<Notify>,
-    lineage: Arc<AtomicBool>,
+    sought: Arc<Sought>,
+    systemd: Systemd,
     svids: Arc<Svids>,
     feed: Arc<Hub>,
     bundles: watch::Sender<Arc<Bundles>>,
@@ -89,12 +90,16 @@ impl Inner {
         let gone = vanished_profiles(&registrar, &config.profiles);
         let epoch = config.profiles.epoch();
         registrar.handle(now, Event::PolicyChanged { epoch, gone });
+        let systemd = Systemd::new(config.dbus.clone());
+        let asking = running.stop.clone().run_until_cancelled_owned(systemd.clone().run());
+        drop(running.tasks.spawn(asking));
         let (watcher, sightings) = Watcher::new(EYES_MAX, SIGHTINGS_MAX);
+        let watcher = watcher.with_systemd(systemd.clone());
         let watcher = reconcile(&mut registrar, watcher, now);
         let version = env!("CARGO_PKG_VERSION").to_owned();
         registrar.handle(now, Event::NoteAsked { what: "started".to_owned(), detail: version });
-        let has_lineage = registrar.tasks().any(|task| matches!(task.holder, Holder::Lineage(_)));
-        let lineage = Arc::new(AtomicBool::new(has_lineage));
+        let sought = Arc::new(Sought::default());
+        registrar.tasks().for_each(|task| sought.note(&task.holder));
 
         let (inbox, messages) = Inbox::open();
         let pool = KeyPool::new(POOL_MAX, POOL_AGE_MAX);
@@ -122,13 +127,13 @@ impl Inner {
             feed: Arc::clone(&feed),
             crl: Arc::clone(&crl),
             sockets: orders,
-            lineage: Arc::clone(&lineage),
+            sought: Arc::clone(&sought),
             svids: Arc::clone(&svids),
         };
         let driver = Driver::new(registrar, Arc::clone(clock), means);
         let report = report_sightings(sightings, inbox.clone(), running.stop.clone());
         running.decide((driver, messages), report, Arc::clone(&feed))?;
-        Ok(Self { inbox, keys, crl, lineage, svids, feed, bundles, sockets, socket_orders })
+        Ok(Self { inbox, keys, crl, sought, systemd, svids, feed, bundles, sockets, socket_orders })
     }
 
     /// Publishes bundles, starts what acts by the clock, and puts desk and office in front.
@@ -165,12 +170,12 @@ impl Inner {
         }
         let policy = Arc::new(Policy::new(config.profiles));
         let everything = Arc::new(CollectOptions::default);
-        let all_seeing =
-            LocalEyes::new(Arc::new(Collector::default()), everything, Arc::clone(clock));
+        let all_seeing = Collector::default().with_systemd(self.systemd.clone());
+        let all_seeing = LocalEyes::new(Arc::new(all_seeing), everything, Arc::clone(clock));
         let office = LocalOffice::new(
             (self.inbox.clone(), self.sockets, Arc::clone(clock)),
             Arc::clone(&policy),
-            Arc::new(all_seeing),
+            (Arc::new(all_seeing), self.systemd.clone()),
             authorities_seen,
             about.clone(),
         );
@@ -183,7 +188,7 @@ impl Inner {
         Seams {
             office,
             pages: http::router(published_seen, Arc::new(witness)).into(),
-            eyes: eyes(&policy, self.lineage, clock),
+            eyes: eyes(&policy, self.sought, self.systemd, clock),
             desk: LocalDesk::new(
                 (self.inbox.clone(), Arc::clone(clock)),
                 Arc::clone(&policy),

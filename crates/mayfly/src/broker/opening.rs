@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use mayfly_core::{Registrar, Span, Timestamp};
+use mayfly_attest::systemd;
+use mayfly_core::{Binding, Registrar, Span, Timestamp};
 use mayfly_sign::{KeyRing, RotationPolicy};
 use mayfly_store::{IndexReport, OpenOptions, OpenReport, Store};
 
@@ -97,4 +98,12 @@ pub(super) fn raise_descriptor_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit on open files stays as it is");
     }
+}
+
+/// Says so if a profile ties tasks to units and systemd cannot be asked about them. It is no error:
+/// their cgroups are watched in any case.
+pub(super) async fn silent_bus(config: &Config) -> Option<String> {
+    config.profiles.iter().find(|profile| profile.terms.binding == Binding::Systemd)?;
+    let why = systemd::reach(config.dbus.as_deref()).await.err()?;
+    Some(format!("systemd cannot be asked about units ({why}): their cgroups alone decide"))
 }
