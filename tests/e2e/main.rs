@@ -15,8 +15,13 @@ mod bad_input;
 mod chaos;
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/den.rs"]
+mod den;
 mod dial;
 mod ends;
+mod eyes;
+#[path = "../common/systemd.rs"]
+mod fake_systemd;
 mod federation;
 mod hands;
 mod identity;

@@ -11,11 +11,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::{fs::CWD, io::Errno};
+use mayfly_core::dwelling::CgroupKey;
+use rustix::{
+    fs::{CWD, Mode, OFlags, fstat, openat},
+    io::Errno,
+};
 
 use crate::{
     error::AttestError,
-    process::read_file,
+    process::{boot_id, read_file},
     procfs::{self, CgroupMount},
 };
 
@@ -203,6 +207,54 @@ pub(crate) fn open_events(path: &str) -> Result<Option<OwnedFd>, AttestError> {
         Ok(file) => Ok(Some(file.into())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(error)),
+    }
+}
+
+/// Names the cgroup that has this path at the moment; `None` if there is none.
+pub(crate) fn key(path: &str) -> Result<Option<CgroupKey>, AttestError> {
+    let Some(dir) = open_dir(path)? else { return Ok(None) };
+    let stat = fstat(&dir).map_err(|errno| AttestError::of("fstat", errno))?;
+    Ok(Some(CgroupKey { boot: boot_id()?, inode: stat.st_ino, path: path.to_owned() }))
+}
+
+/// Opens the events of exactly this cgroup; `None` if it is gone, whoever has its path by now.
+pub(crate) fn open_events_of(key: &CgroupKey) -> Result<Option<OwnedFd>, AttestError> {
+    if key.boot != boot_id()? {
+        return Ok(None);
+    }
+    let Some(dir) = open_dir(&key.path)? else { return Ok(None) };
+    let stat = fstat(&dir).map_err(|errno| AttestError::of("fstat", errno))?;
+    if stat.st_ino != key.inode {
+        return Ok(None);
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    match openat(&dir, "cgroup.events", flags, Mode::empty()) {
+        Ok(events) => Ok(Some(events)),
+        Err(Errno::NOENT | Errno::NODEV) => Ok(None),
+        Err(errno) => Err(AttestError::of("cgroup.events", errno)),
+    }
+}
+
+/// Whether a process lives in exactly this cgroup or below it.
+pub(crate) fn lives(key: &CgroupKey) -> Result<bool, AttestError> {
+    open_events_of(key)?.map_or(Ok(false), is_populated)
+}
+
+/// The topmost cgroup that we can see, and its directory.
+pub(crate) fn top() -> Result<(String, PathBuf), AttestError> {
+    let mount = mount()
+        .map_err(|error| AttestError::Io { what: "cgroup", source: io::Error::other(error) })?;
+    Ok((mount.root, mount.point.into()))
+}
+
+fn open_dir(path: &str) -> Result<Option<OwnedFd>, AttestError> {
+    let failed = |source| AttestError::Io { what: "cgroup", source };
+    let dir = directory(path).map_err(|error| failed(io::Error::other(error)))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match openat(CWD, &dir, flags, Mode::empty()) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(failed(errno.into())),
     }
 }
 

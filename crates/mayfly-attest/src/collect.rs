@@ -11,8 +11,8 @@ use mayfly_core::{
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::{
-    error::AttestError, exe::Exe, hash::HashCache, names::Names, peer::Peer, process::Process,
-    process::read_file, procfs,
+    dwelling::dwellings, error::AttestError, exe::Exe, find, hash::HashCache, names::Names,
+    peer::Peer, process::Process, process::read_file, procfs, systemd::Systemd,
 };
 
 /// The longest chain of ancestors that is followed.
@@ -29,6 +29,8 @@ pub struct CollectOptions {
     pub sha256: bool,
     /// Programs longer than this get no digest.
     pub sha256_bytes_max: u64,
+    /// Name the unit, container and pod that a task may be held by.
+    pub dwellings: bool,
     /// Follow the ancestors, for tasks that are held by a lineage.
     pub lineage: bool,
 }
@@ -36,7 +38,13 @@ pub struct CollectOptions {
 impl Default for CollectOptions {
     /// Everything, for programs of at most 512 MiB.
     fn default() -> Self {
-        Self { names: true, sha256: true, sha256_bytes_max: 512 << 20, lineage: true }
+        Self {
+            names: true,
+            sha256: true,
+            sha256_bytes_max: 512 << 20,
+            dwellings: true,
+            lineage: true,
+        }
     }
 }
 
@@ -45,13 +53,20 @@ impl Default for CollectOptions {
 pub struct Collector {
     hashes: HashCache,
     names: Names,
+    systemd: Option<Systemd>,
 }
 
 impl Collector {
     /// A collector that remembers the digests of this many programs.
     #[must_use]
     pub fn new(hashes_max: usize) -> Self {
-        Self { hashes: HashCache::new(hashes_max), names: Names::new() }
+        Self { hashes: HashCache::new(hashes_max), names: Names::new(), systemd: None }
+    }
+
+    /// The same, which asks this systemd for the runs of units.
+    #[must_use]
+    pub fn with_systemd(self, systemd: Systemd) -> Self {
+        Self { systemd: Some(systemd), ..self }
     }
 
     /// The remembered digests.
@@ -78,6 +93,9 @@ impl Collector {
         let mut evidence = Evidence::default();
         add_accounts(&mut evidence, peer, &read_status(&dir)?)?;
         add_cgroup(&mut evidence, &read_file(&dir, "cgroup")?)?;
+        if options.dwellings {
+            self.add_dwellings(&mut evidence.caller).await;
+        }
         evidence.caller.lineage =
             if options.lineage { lineage(peer.process())? } else { vec![peer.key()] };
         if let Some(path) = exe.as_ref().and_then(Exe::intact_path) {
@@ -98,6 +116,17 @@ impl Collector {
         let unchanged = runs.is_none_or(|runs| runs.still_runs(&dir));
         peer.still_there()?;
         if unchanged { Ok(evidence) } else { Err(AttestError::Changed { what: "executable" }) }
+    }
+}
+
+impl Collector {
+    /// Adds what the caller runs in. It lives there, so its cgroups cannot be removed and made anew
+    /// between the reading of their path and the look at their inode; the second look vouches for it.
+    async fn add_dwellings(&self, caller: &mut Caller) {
+        if let Some(path) = caller.cgroup.as_deref().filter(|path| *path != "/") {
+            let found = find::of_caller(path, self.systemd.as_ref()).await;
+            (caller.unit, caller.container, caller.pod) = found;
+        }
     }
 }
 
@@ -174,6 +203,14 @@ fn add_cgroup(evidence: &mut Evidence, text: &[u8]) -> Result<(), AttestError> {
         add(evidence, "unix:cgroup", path);
         if let Some(unit) = procfs::systemd_unit(path) {
             add(evidence, "systemd:unit", unit);
+        }
+        let inside = dwellings(path);
+        if let Some(container) = inside.container {
+            add(evidence, "container:id", container.id);
+            container.engine.iter().for_each(|it| add(evidence, "container:engine", it.name()));
+        }
+        if let Some(pod) = inside.pod {
+            add(evidence, "k8s:pod-uid", &pod.uid);
         }
     }
     // Another hierarchy may have a directory of the same name, made by somebody else.

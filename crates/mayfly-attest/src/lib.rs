@@ -15,15 +15,17 @@
 //!   and pidfs inode ([`mayfly_core::evidence::ProcessKey`]), so a reused PID is not mistaken for it.
 //!
 //! What cannot be seen becomes less evidence, and less evidence never grants more. The parsers of
-//! the kernel's texts are pure and public in [`procfs`], for the fuzzer.
+//! the kernel's texts are pure and public in [`procfs`] and [`dwelling`], for the fuzzer.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("mayfly-attest sees processes through pidfds and /proc, which only Linux has");
 
 mod cgroup;
 mod collect;
+pub mod dwelling;
 mod error;
 mod exe;
+mod find;
 mod hash;
 mod kernel;
 mod members;
@@ -31,13 +33,16 @@ mod names;
 mod peer;
 mod process;
 pub mod procfs;
+pub mod systemd;
 mod watch;
 
 pub use cgroup::{Cgroup, CgroupError, Visit};
 pub use collect::{CollectOptions, Collector, LINEAGE_MAX, lineage};
 pub use error::AttestError;
+pub use find::{find_container, find_pod, find_unit};
 pub use hash::HashCache;
 pub use members::members;
 pub use peer::Peer;
 pub use process::{Exit, Process};
+pub use systemd::Systemd;
 pub use watch::{Seen, Sighting, WatchError, Watcher, is_alive};

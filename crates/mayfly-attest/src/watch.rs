@@ -3,9 +3,10 @@
 //! Each holder gets a task of its own that sleeps on one descriptor. That is 1 KiB each and no work
 //! until something happens, so tens of thousands are fine as long as the limit on open files allows.
 
-use std::{collections::BTreeMap, io, os::fd::OwnedFd};
+use std::{collections::BTreeMap, io, os::fd::OwnedFd, time::Duration};
 
 use mayfly_core::{
+    dwelling::Unit,
     evidence::{Holder, ProcessKey},
     id::TaskId,
 };
@@ -13,6 +14,7 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc,
     task::{AbortHandle, JoinSet},
+    time::sleep,
 };
 
 use crate::{
@@ -21,7 +23,11 @@ use crate::{
     kernel::sleep_on,
     peer::Peer,
     process::{Exit, Process},
+    systemd::{Systemd, Word, written_invocation},
 };
+
+/// How often systemd is asked about a unit in which no process lives but which it says goes on.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why a holder is not being watched.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +50,11 @@ pub enum Seen {
     },
     /// No process is left in the cgroup or below it, or the cgroup is gone.
     CgroupEmptied,
+    /// systemd says that this run of the unit is over.
+    UnitEnded {
+        /// How its main process ended, where systemd tells us.
+        exit: Option<Exit>,
+    },
     /// The eye itself failed. Nothing is known about the holder any more.
     Blinded,
 }
@@ -67,6 +78,7 @@ pub struct Watcher {
     open: BTreeMap<TaskId, (u64, AbortHandle)>,
     opened: u64,
     eyes_max: usize,
+    systemd: Option<Systemd>,
 }
 
 impl Watcher {
@@ -76,7 +88,13 @@ impl Watcher {
     pub fn new(eyes_max: usize, sightings_max: usize) -> (Self, mpsc::Receiver<Sighting>) {
         let (sightings, seen) = mpsc::channel(sightings_max.max(1));
         let (eyes, open) = (JoinSet::new(), BTreeMap::new());
-        (Self { sightings, eyes, open, opened: 0, eyes_max }, seen)
+        (Self { sightings, eyes, open, opened: 0, eyes_max, systemd: None }, seen)
+    }
+
+    /// The same, which asks this systemd how its units are. Without one their cgroups decide.
+    #[must_use]
+    pub fn with_systemd(self, systemd: Systemd) -> Self {
+        Self { systemd: Some(systemd), ..self }
     }
 
     /// Watches the holder of `task` from now on, instead of the one watched for it before. A holder
@@ -103,7 +121,10 @@ impl Watcher {
         }
         let eye = match &holder {
             Holder::Process(key) | Holder::Lineage(key) => Eye::on_process(key, peer),
-            Holder::Cgroup(path) => Eye::on_cgroup(path),
+            Holder::Cgroup(path) => Eye::on_cgroup(cgroup::open_events(path)),
+            Holder::Unit(unit) => Eye::on_unit(unit, self.systemd.as_ref()),
+            Holder::Container(it) => Eye::on_cgroup(cgroup::open_events_of(&it.cgroup)),
+            Holder::Pod(it) => Eye::on_cgroup(cgroup::open_events_of(&it.cgroup)),
             Holder::Socket | Holder::Lease | Holder::Job => return Ok(()),
         };
         let eye = eye.map_err(WatchError::Blind)?;
@@ -162,6 +183,13 @@ pub fn is_alive(holder: &Holder) -> Result<bool, AttestError> {
             Some(events) => cgroup::is_populated(events),
             None => Ok(false),
         },
+        // systemd may have made a run of it that we do not know yet; the eye will ask.
+        Holder::Unit(unit) => {
+            let same = written_invocation(&unit.name).is_none_or(|run| run == unit.invocation);
+            Ok(same && cgroup::lives(&unit.cgroup)?)
+        }
+        Holder::Container(it) => cgroup::lives(&it.cgroup),
+        Holder::Pod(it) => cgroup::lives(&it.cgroup),
         Holder::Socket | Holder::Lease | Holder::Job => Ok(true),
     }
 }
@@ -171,6 +199,7 @@ pub fn is_alive(holder: &Holder) -> Result<bool, AttestError> {
 enum Eye {
     Process(AsyncFd<OwnedFd>, ProcessKey),
     Cgroup(AsyncFd<OwnedFd>),
+    Unit(AsyncFd<OwnedFd>, Box<Unit>, Systemd),
     Already(Seen),
 }
 
@@ -187,11 +216,21 @@ impl Eye {
         Ok(Self::Process(eye.map_err(no_epoll)?, *key))
     }
 
-    fn on_cgroup(path: &str) -> Result<Self, AttestError> {
-        let Some(events) = cgroup::open_events(path)? else {
+    fn on_cgroup(events: Result<Option<OwnedFd>, AttestError>) -> Result<Self, AttestError> {
+        let Some(events) = events? else {
             return Ok(Self::Already(Seen::CgroupEmptied));
         };
         Ok(Self::Cgroup(sleep_on(events, Interest::PRIORITY).map_err(no_epoll)?))
+    }
+
+    fn on_unit(unit: &Unit, systemd: Option<&Systemd>) -> Result<Self, AttestError> {
+        let eye = Self::on_cgroup(cgroup::open_events_of(&unit.cgroup))?;
+        Ok(match (eye, systemd) {
+            (Self::Cgroup(events), Some(systemd)) => {
+                Self::Unit(events, Box::new(unit.clone()), systemd.clone())
+            }
+            (other, _) => other,
+        })
     }
 
     async fn wait(self) -> Seen {
@@ -202,6 +241,9 @@ impl Eye {
                     return Seen::Blinded;
                 }
                 Seen::ProcessExited { exit: Process::wake(eye.into_inner(), key).exit() }
+            }
+            Self::Unit(events, unit, systemd) => {
+                unit_ended(&events, &unit, &systemd).await.unwrap_or(Seen::Blinded)
             }
             Self::Cgroup(eye) => match emptied(&eye).await {
                 Ok(()) => Seen::CgroupEmptied,
@@ -218,6 +260,30 @@ async fn emptied(events: &AsyncFd<OwnedFd>) -> Result<(), AttestError> {
         events.ready(Interest::PRIORITY).await.map_err(no_epoll)?.clear_ready();
     }
     Ok(())
+}
+
+/// Waits until a run of a unit is over: systemd decides while it speaks, the cgroup when it does not.
+async fn unit_ended(
+    events: &AsyncFd<OwnedFd>,
+    unit: &Unit,
+    systemd: &Systemd,
+) -> Result<Seen, AttestError> {
+    let mut news = systemd.news(&unit.name);
+    loop {
+        // Before systemd is asked: who dies while it answers changes the file, and wakes us.
+        let populated = cgroup::is_populated(events.get_ref())?;
+        match systemd.ask(unit).await {
+            Word::Over(exit) => return Ok(Seen::UnitEnded { exit }),
+            Word::Silent if !populated => return Ok(Seen::CgroupEmptied),
+            Word::Runs | Word::Silent => {}
+        }
+        tokio::select! {
+            () = news.changed() => {}
+            changed = events.ready(Interest::PRIORITY) => changed.map_err(no_epoll)?.clear_ready(),
+            // systemd may have stopped answering, and then there will be no news.
+            () = sleep(ASK_AGAIN), if !populated => {}
+        }
+    }
 }
 
 const fn no_epoll(source: io::Error) -> AttestError {

@@ -4,8 +4,8 @@
 //! name. Guessing a default here would be guessing what was decided.
 
 use mayfly_core::{
-    Binding, Cause, Denial, Fact, Finding, Holder, Kind, ProcessKey, Record, Serial, Span, TaskId,
-    TaskVersion, Terms, Timestamp, TrustDomain,
+    Binding, Cause, CgroupKey, Container, Denial, Fact, Finding, Holder, Kind, Pod, ProcessKey,
+    Record, Serial, Span, TaskId, TaskVersion, Terms, Timestamp, TrustDomain, Unit,
 };
 use mayfly_proto::mayfly::v1 as proto;
 use prost::Message as _;
@@ -142,6 +142,9 @@ fn spell_terms(terms: &Terms) -> proto::Terms {
         Binding::Process => proto::Binding::Process,
         Binding::Lineage => proto::Binding::Lineage,
         Binding::Cgroup => proto::Binding::Cgroup,
+        Binding::Systemd => proto::Binding::Systemd,
+        Binding::Container => proto::Binding::Container,
+        Binding::Pod => proto::Binding::Pod,
         Binding::Socket => proto::Binding::Socket,
         Binding::Lease => proto::Binding::Lease,
     };
@@ -171,11 +174,27 @@ fn spell_holder(holder: &Holder) -> proto::Holder {
         Holder::Process(key) => Out::Process(process(key)),
         Holder::Lineage(key) => Out::Lineage(process(key)),
         Holder::Cgroup(path) => Out::Cgroup(path.clone()),
+        Holder::Unit(unit) => Out::Unit(proto::Unit {
+            name: unit.name.clone(),
+            invocation: unit.invocation.to_vec(),
+            cgroup: Some(spell_cgroup(&unit.cgroup)),
+        }),
+        Holder::Container(container) => Out::Container(proto::Container {
+            id: container.id.clone(),
+            cgroup: Some(spell_cgroup(&container.cgroup)),
+        }),
+        Holder::Pod(pod) => {
+            Out::Pod(proto::Pod { uid: pod.uid.clone(), cgroup: Some(spell_cgroup(&pod.cgroup)) })
+        }
         Holder::Socket => Out::Socket(proto::Nobody {}),
         Holder::Lease => Out::Lease(proto::Nobody {}),
         Holder::Job => Out::Job(proto::Nobody {}),
     };
     proto::Holder { holder: Some(holder) }
+}
+
+fn spell_cgroup(key: &CgroupKey) -> proto::CgroupKey {
+    proto::CgroupKey { boot: key.boot.to_vec(), inode: key.inode, path: key.path.clone() }
 }
 
 fn parse(fact: proto::record::Fact) -> Result<Fact, InvalidRecord> {
@@ -265,6 +284,9 @@ fn parse_terms(terms: proto::Terms) -> Result<Terms, InvalidRecord> {
             Ok(proto::Binding::Process) => Binding::Process,
             Ok(proto::Binding::Lineage) => Binding::Lineage,
             Ok(proto::Binding::Cgroup) => Binding::Cgroup,
+            Ok(proto::Binding::Systemd) => Binding::Systemd,
+            Ok(proto::Binding::Container) => Binding::Container,
+            Ok(proto::Binding::Pod) => Binding::Pod,
             Ok(proto::Binding::Socket) => Binding::Socket,
             Ok(proto::Binding::Lease) => Binding::Lease,
             Ok(proto::Binding::Unspecified) | Err(_) => return Err(InvalidRecord("binding")),
@@ -301,9 +323,33 @@ fn parse_holder(holder: Option<proto::Holder>) -> Result<Holder, InvalidRecord> 
         In::Process(key) => Holder::Process(process(key)?),
         In::Lineage(key) => Holder::Lineage(process(key)?),
         In::Cgroup(path) => Holder::Cgroup(path),
+        In::Unit(unit) => Holder::Unit(Box::new(Unit {
+            name: unit.name,
+            invocation: unit
+                .invocation
+                .try_into()
+                .map_err(|_length| InvalidRecord("invocation"))?,
+            cgroup: parse_cgroup(unit.cgroup)?,
+        })),
+        In::Container(container) => Holder::Container(Box::new(Container {
+            id: container.id,
+            cgroup: parse_cgroup(container.cgroup)?,
+        })),
+        In::Pod(pod) => {
+            Holder::Pod(Box::new(Pod { uid: pod.uid, cgroup: parse_cgroup(pod.cgroup)? }))
+        }
         In::Socket(proto::Nobody {}) => Holder::Socket,
         In::Lease(proto::Nobody {}) => Holder::Lease,
         In::Job(proto::Nobody {}) => Holder::Job,
+    })
+}
+
+fn parse_cgroup(key: Option<proto::CgroupKey>) -> Result<CgroupKey, InvalidRecord> {
+    let key = key.ok_or(InvalidRecord("cgroup"))?;
+    Ok(CgroupKey {
+        boot: key.boot.try_into().map_err(|_length| InvalidRecord("boot"))?,
+        inode: key.inode,
+        path: key.path,
     })
 }
 

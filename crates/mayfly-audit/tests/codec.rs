@@ -3,9 +3,10 @@
 
 use mayfly_audit::{decode, encode};
 use mayfly_core::{
-    Author, Binding, Bounds, Budget, Cause, Denial, Extent, Fact, Finding, Holder, Kind, Mandate,
-    OnFailure, Part, Place, ProcessKey, Reach, Record, RequestKey, Scope, Serial, Slot, Span,
-    TaskId, TaskVersion, Terms, Tier, Timestamp, Trigger, TrustDomain, Window,
+    Author, Binding, Bounds, Budget, Cause, CgroupKey, Container, Denial, Extent, Fact, Finding,
+    Holder, Kind, Mandate, OnFailure, Part, Place, Pod, ProcessKey, Reach, Record, RequestKey,
+    Scope, Serial, Slot, Span, TaskId, TaskVersion, Terms, Tier, Timestamp, Trigger, TrustDomain,
+    Unit, Window,
 };
 use proptest::{option, prelude::*};
 
@@ -26,7 +27,17 @@ fn finding() -> impl Strategy<Value = Finding> {
 fn holder() -> impl Strategy<Value = Holder> {
     let key = (any::<[u8; 16]>(), any::<u64>(), any::<i32>())
         .prop_map(|(boot, inode, pid)| ProcessKey { boot, inode, pid });
+    let cgroup = (any::<[u8; 16]>(), any::<u64>(), "/[a-z/]{0,20}")
+        .prop_map(|(boot, inode, path)| CgroupKey { boot, inode, path });
+    let unit = ("[a-z.]{1,9}", any::<[u8; 16]>(), cgroup.clone());
+    let unit = unit.prop_map(|(name, invocation, cgroup)| Unit { name, invocation, cgroup });
+    let container = ("[0-9a-f]{64}", cgroup.clone());
+    let container = container.prop_map(|(id, cgroup)| Container { id, cgroup });
+    let pod = ("[0-9a-f-]{36}", cgroup).prop_map(|(uid, cgroup)| Pod { uid, cgroup });
     prop_oneof![
+        unit.prop_map(|unit| Holder::Unit(Box::new(unit))),
+        container.prop_map(|container| Holder::Container(Box::new(container))),
+        pod.prop_map(|pod| Holder::Pod(Box::new(pod))),
         key.clone().prop_map(Holder::Process),
         key.prop_map(Holder::Lineage),
         "/[a-z/]{0,20}".prop_map(Holder::Cgroup),
@@ -37,13 +48,7 @@ fn holder() -> impl Strategy<Value = Holder> {
 
 fn terms() -> impl Strategy<Value = Terms> {
     let words = ("[a-z]{0,8}", "/[a-z]{1,8}", ".{0,8}", "[a-z]{0,8}");
-    let bindings = prop_oneof![
-        Just(Binding::Process),
-        Just(Binding::Lineage),
-        Just(Binding::Cgroup),
-        Just(Binding::Socket),
-        Just(Binding::Lease),
-    ];
+    let bindings = proptest::sample::select(&Binding::ALL[..]);
     let words = (words, bounds());
     let spans = (any::<u64>(), any::<u64>(), option::of(any::<u64>()));
     (words, bindings, any::<bool>(), spans, option::of("[a-z]{1,9}")).prop_map(

@@ -3,10 +3,13 @@
 //! Evidence is collected by `mayfly-attest` from the kernel and never from the caller's own words.
 //! Selectors decide which profiles match; holders decide which task is meant.
 
-use alloc::{collections::BTreeSet, string::String, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeSet, string::String, vec::Vec};
 use core::fmt;
 
-use crate::id::{InvalidId, TaskId};
+use crate::{
+    dwelling::{Container, Pod, Unit},
+    id::{InvalidId, TaskId},
+};
 
 /// One fact about a caller, `type:value`, for example `unix:uid:1000`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -14,7 +17,7 @@ pub struct Selector(String);
 
 impl Selector {
     /// The kinds that an attestor of this crate's users can produce.
-    pub const KINDS: [&'static str; 9] = [
+    pub const KINDS: [&'static str; 12] = [
         "unix:uid",
         "unix:gid",
         "unix:user",
@@ -24,6 +27,9 @@ impl Selector {
         "unix:sha256",
         "unix:cgroup",
         "systemd:unit",
+        "container:id",
+        "container:engine",
+        "k8s:pod-uid",
     ];
 
     /// Joins a kind such as `unix:uid` and a value. The kind is one of [`Self::KINDS`].
@@ -100,6 +106,12 @@ pub enum Holder {
     Lineage(ProcessKey),
     /// Every process in this cgroup or below it: absolute path in its hierarchy, `/` first.
     Cgroup(String),
+    /// Every process of this run of a systemd unit.
+    Unit(Box<Unit>),
+    /// Every process of this run of a container.
+    Container(Box<Container>),
+    /// Every process of this pod.
+    Pod(Box<Pod>),
     /// Whoever reaches the task's own Workload API socket.
     Socket,
     /// Nobody on this machine: the lease alone keeps the task alive.
@@ -115,7 +127,13 @@ impl Holder {
     pub const fn owns_socket(&self) -> bool {
         match self {
             Self::Socket | Self::Lease => true,
-            Self::Process(_) | Self::Lineage(_) | Self::Cgroup(_) | Self::Job => false,
+            Self::Process(_)
+            | Self::Lineage(_)
+            | Self::Cgroup(_)
+            | Self::Unit(_)
+            | Self::Container(_)
+            | Self::Pod(_)
+            | Self::Job => false,
         }
     }
 
@@ -124,7 +142,12 @@ impl Holder {
     pub const fn is_nobody(&self) -> bool {
         match self {
             Self::Socket | Self::Lease | Self::Job => true,
-            Self::Process(_) | Self::Lineage(_) | Self::Cgroup(_) => false,
+            Self::Process(_)
+            | Self::Lineage(_)
+            | Self::Cgroup(_)
+            | Self::Unit(_)
+            | Self::Container(_)
+            | Self::Pod(_) => false,
         }
     }
 }
@@ -145,6 +168,12 @@ pub struct Caller {
     pub lineage: Vec<ProcessKey>,
     /// The caller's cgroup, absolute path.
     pub cgroup: Option<String>,
+    /// The systemd unit that the caller runs in.
+    pub unit: Option<Box<Unit>>,
+    /// The container that it runs in.
+    pub container: Option<Box<Container>>,
+    /// The pod that it runs in.
+    pub pod: Option<Box<Pod>>,
     /// The task whose own socket the caller came through.
     pub socket: Option<TaskId>,
 }
@@ -158,8 +187,22 @@ impl Caller {
             Holder::Process(key) => self.lineage.first() == Some(key),
             Holder::Lineage(key) => self.lineage.contains(key),
             Holder::Cgroup(path) => self.cgroup.as_deref().is_some_and(|own| is_below(own, path)),
+            Holder::Unit(unit) => self.unit.as_ref() == Some(unit),
+            Holder::Container(container) => self.container.as_ref() == Some(container),
+            Holder::Pod(pod) => self.pod.as_ref() == Some(pod),
             Holder::Socket | Holder::Lease | Holder::Job => false,
         }
+    }
+
+    /// The dwellings of this caller that live in the cgroup `path` itself, the narrowest first.
+    pub fn dwellings_at(&self, path: &str) -> impl Iterator<Item = Holder> {
+        let container = self.container.as_ref().filter(|it| it.cgroup.path == path);
+        let unit = self.unit.as_ref().filter(|it| it.cgroup.path == path);
+        let pod = self.pod.as_ref().filter(|it| it.cgroup.path == path);
+        let container = container.cloned().map(Holder::Container);
+        let unit = unit.cloned().map(Holder::Unit);
+        let pod = pod.cloned().map(Holder::Pod);
+        container.into_iter().chain(unit).chain(pod)
     }
 }
 

@@ -20,6 +20,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod batch;
+pub mod dwelling;
 pub mod event;
 pub mod evidence;
 pub mod grant;
@@ -36,6 +37,7 @@ pub mod scope;
 pub mod task;
 pub mod time;
 
+pub use dwelling::{CgroupKey, Container, Pod, Unit};
 pub use event::{Ask, Basis, Begin, Closing, Denial, Effect, Event, Identity, Verdict};
 pub use evidence::{Caller, Evidence, Holder, ProcessKey, Selector};
 pub use grant::Grant;

@@ -22,6 +22,12 @@ pub enum Binding {
     Lineage,
     /// Every process of a cgroup.
     Cgroup,
+    /// Every process of one run of a systemd unit.
+    Systemd,
+    /// Every process of one run of a container.
+    Container,
+    /// Every process of a Kubernetes pod.
+    Pod,
     /// Whoever reaches the task's own socket.
     Socket,
     /// A heartbeat, wherever it comes from.
@@ -29,6 +35,18 @@ pub enum Binding {
 }
 
 impl Binding {
+    /// Every binding.
+    pub const ALL: [Self; 8] = [
+        Self::Process,
+        Self::Lineage,
+        Self::Cgroup,
+        Self::Systemd,
+        Self::Container,
+        Self::Pod,
+        Self::Socket,
+        Self::Lease,
+    ];
+
     /// The word used in profiles and listings.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -36,6 +54,9 @@ impl Binding {
             Self::Process => "process",
             Self::Lineage => "lineage",
             Self::Cgroup => "cgroup",
+            Self::Systemd => "systemd",
+            Self::Container => "container",
+            Self::Pod => "pod",
             Self::Socket => "socket",
             Self::Lease => "lease",
         }
@@ -44,16 +65,14 @@ impl Binding {
     /// Finds a binding by its word.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Process, Self::Lineage, Self::Cgroup, Self::Socket, Self::Lease]
-            .into_iter()
-            .find(|binding| binding.name() == name)
+        Self::ALL.into_iter().find(|binding| binding.name() == name)
     }
 
     /// Whether a caller that is met for the first time may be given a task of its own.
     #[must_use]
     pub const fn is_observable(self) -> bool {
         match self {
-            Self::Process | Self::Cgroup => true,
+            Self::Process | Self::Cgroup | Self::Systemd | Self::Container | Self::Pod => true,
             Self::Lineage | Self::Socket | Self::Lease => false,
         }
     }

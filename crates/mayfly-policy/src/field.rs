@@ -115,7 +115,7 @@ pub(crate) fn binding(text: &str) -> Checked<Binding> {
     Binding::parse(text).ok_or_else(|| {
         Fault::new(
             format!("{} is not a binding", quote(text)),
-            "choose \"process\", \"lineage\", \"cgroup\", \"socket\" or \"lease\"",
+            format!("choose one of: {}", Binding::ALL.map(Binding::name).join(", ")),
         )
     })
 }
@@ -246,11 +246,13 @@ pub(crate) fn selector(text: &str) -> Checked<Selector> {
             let canonical = value.parse::<u32>().is_ok_and(|n| n.to_string() == value);
             (!canonical).then_some("write a plain number such as 1000")
         }
-        "unix:sha256" => {
-            let hex = |b| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-            (value.len() != 64 || !value.bytes().all(hex))
-                .then_some("write 64 hexadecimal digits in lower case, as sha256sum prints them")
-        }
+        "unix:sha256" => (value.len() != 64 || !value.bytes().all(is_lower_hex))
+            .then_some("write 64 hexadecimal digits in lower case, as sha256sum prints them"),
+        "container:id" => (value.len() != 64 || !value.bytes().all(is_lower_hex))
+            .then_some("write the full id, 64 hexadecimal digits in lower case"),
+        "container:engine" => (!ENGINES.contains(&value))
+            .then_some("write \"docker\", \"podman\", \"containerd\" or \"crio\""),
+        "k8s:pod-uid" => (!is_pod_uid(value)).then_some("write it as `metadata.uid` shows it"),
         "unix:path" | "unix:cgroup" => {
             (!value.starts_with('/')).then_some("write an absolute path")
         }
@@ -266,6 +268,28 @@ pub(crate) fn selector(text: &str) -> Checked<Selector> {
 pub(crate) fn is_single(kind: &str) -> bool {
     matches!(
         kind,
-        "unix:uid" | "unix:gid" | "unix:user" | "unix:group" | "unix:path" | "unix:sha256"
+        "unix:uid"
+            | "unix:gid"
+            | "unix:user"
+            | "unix:group"
+            | "unix:path"
+            | "unix:sha256"
+            | "container:id"
+            | "container:engine"
+            | "k8s:pod-uid"
     )
+}
+
+/// Engines that are told apart by the names of their cgroups.
+const ENGINES: [&str; 4] = ["docker", "podman", "containerd", "crio"];
+
+const fn is_lower_hex(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+/// A UUID, or the 32 digits that a static pod has instead.
+fn is_pod_uid(text: &str) -> bool {
+    let parts: Vec<usize> = text.split('-').map(str::len).collect();
+    let hex = text.bytes().all(|byte| byte == b'-' || is_lower_hex(byte));
+    hex && (parts == [8, 4, 4, 4, 12] || parts == [32])
 }

@@ -216,6 +216,20 @@ impl Profiles {
         self.asks_for(&["unix:sha256"])
     }
 
+    /// Whether any profile ties tasks to units, containers or pods, which then have to be named.
+    #[must_use]
+    pub fn needs_dwellings(&self) -> bool {
+        let held = |profile: &Profile| match profile.terms.binding {
+            Binding::Systemd | Binding::Container | Binding::Pod => true,
+            Binding::Process
+            | Binding::Lineage
+            | Binding::Cgroup
+            | Binding::Socket
+            | Binding::Lease => false,
+        };
+        self.profiles.iter().any(held)
+    }
+
     fn asks_for(&self, kinds: &[&str]) -> bool {
         let mut selectors = self.profiles.iter().flat_map(|profile| &profile.selectors);
         selectors.any(|selector| kinds.contains(&selector.kind()))

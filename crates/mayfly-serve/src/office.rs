@@ -113,6 +113,12 @@ pub enum HolderWish {
     Process(i32),
     /// A cgroup.
     Cgroup(String),
+    /// What a systemd unit of this name runs at the moment.
+    Unit(String),
+    /// The container with this id.
+    Container(String),
+    /// The pod with this UID.
+    Pod(String),
     /// A socket of its own.
     Socket,
     /// The lease alone.

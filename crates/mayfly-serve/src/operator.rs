@@ -263,11 +263,17 @@ fn begin_wish(request: wire::BeginTaskRequest) -> Result<BeginWish, InvalidId> {
     let pid = |pid: i32| {
         if pid > 0 { Ok(pid) } else { Err(field("holder", "a pid has to be positive")) }
     };
+    let named = |name: String| {
+        if name.is_empty() { Err(field("holder", "it has to have a name")) } else { Ok(name) }
+    };
     let holder = match request.holder.ok_or(field("holder", "it is missing"))? {
         Wish::LineagePid(number) => HolderWish::Lineage(pid(number)?),
         Wish::ProcessPid(number) => HolderWish::Process(pid(number)?),
         Wish::Cgroup(path) if path.starts_with('/') => HolderWish::Cgroup(path),
         Wish::Cgroup(_) => return Err(field("holder", "a cgroup has to start with '/'")),
+        Wish::SystemdUnit(name) => HolderWish::Unit(named(name)?),
+        Wish::ContainerId(id) => HolderWish::Container(named(id)?),
+        Wish::PodUid(uid) => HolderWish::Pod(named(uid)?),
         Wish::Socket(_) => HolderWish::Socket,
         Wish::LeaseOnly(_) => HolderWish::Lease,
     };

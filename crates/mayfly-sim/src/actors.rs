@@ -1,6 +1,6 @@
 //! Processes and cgroups: those who hold tasks, live and die.
 
-use mayfly_core::{Caller, Holder, ProcessKey};
+use mayfly_core::{Caller, CgroupKey, Container, Holder, Pod, ProcessKey, Unit};
 
 use crate::rng::Rng;
 
@@ -74,6 +74,9 @@ impl Machine {
         self.process(at).map_or_else(Caller::default, |process| Caller {
             lineage: process.lineage.clone(),
             cgroup: Some(process.cgroup.into()),
+            unit: dwelling(process.cgroup, "/a").map(unit),
+            container: dwelling(process.cgroup, "/c").map(container),
+            pod: dwelling(process.cgroup, "/ab").map(pod),
             socket: None,
         })
     }
@@ -93,9 +96,29 @@ impl Machine {
         match holder {
             Holder::Process(key) | Holder::Lineage(key) => living.all(|p| p.key != *key),
             Holder::Cgroup(path) => living.all(|process| !below(process.cgroup, path)),
+            Holder::Unit(it) => living.all(|process| !below(process.cgroup, &it.cgroup.path)),
+            Holder::Container(it) => living.all(|process| !below(process.cgroup, &it.cgroup.path)),
+            Holder::Pod(it) => living.all(|process| !below(process.cgroup, &it.cgroup.path)),
             Holder::Socket | Holder::Lease | Holder::Job => false,
         }
     }
+}
+
+/// The cgroup `path` as a place to live in, if `own` is there or below.
+fn dwelling(own: &str, path: &str) -> Option<CgroupKey> {
+    below(own, path).then(|| CgroupKey { boot: [0; 16], inode: 1, path: path.into() })
+}
+
+fn unit(cgroup: CgroupKey) -> Box<Unit> {
+    Box::new(Unit { name: "a.service".into(), invocation: [0; 16], cgroup })
+}
+
+fn container(cgroup: CgroupKey) -> Box<Container> {
+    Box::new(Container { id: "c".into(), cgroup })
+}
+
+fn pod(cgroup: CgroupKey) -> Box<Pod> {
+    Box::new(Pod { uid: "ab".into(), cgroup })
 }
 
 /// Whether the cgroup `own` is `path` or lies below it.

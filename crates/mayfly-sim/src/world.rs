@@ -342,10 +342,14 @@ impl World {
     fn holder_for(&mut self, binding: Binding) -> Option<Holder> {
         let at = self.machine.living(&mut self.rng);
         let process = at.and_then(|at| self.machine.process(at));
+        let caller = at.map(|at| self.machine.caller(at)).unwrap_or_default();
         match binding {
             Binding::Process => process.map(|process| Holder::Process(process.key)),
             Binding::Lineage => process.map(|process| Holder::Lineage(process.key)),
             Binding::Cgroup => process.map(|process| Holder::Cgroup(process.cgroup.into())),
+            Binding::Systemd => caller.unit.map(Holder::Unit),
+            Binding::Container => caller.container.map(Holder::Container),
+            Binding::Pod => caller.pod.map(Holder::Pod),
             Binding::Socket => Some(Holder::Socket),
             Binding::Lease => Some(Holder::Lease),
         }

@@ -16,7 +16,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     inner::Inner,
-    opening::{notices, open_keys, open_store, raise_descriptor_limit, with_applied_profiles},
+    opening::{
+        notices, open_keys, open_store, raise_descriptor_limit, silent_bus, with_applied_profiles,
+    },
     ports::{Offer, Ports, Served},
     sockets::keep_sockets,
 };
@@ -144,6 +146,7 @@ impl Broker {
         let config = with_applied_profiles(config, &paths, &mut notices)?;
         let (ring, authority_ttl) = open_keys(&config, &paths, now)?;
         let ports = Ports::bind(&config)?;
+        notices.extend(silent_bus(&config).await);
         let about = About {
             trust_domain: config.trust_domain.clone(),
             node: config.node.clone(),

@@ -11,6 +11,7 @@ use mayfly_serve::sds::Names;
 use serde::Deserialize;
 
 use self::{
+    attest::RawAttest,
     envoy::RawEnvoy,
     federation::RawFederation,
     ports::{RawBroker, RawHttp},
@@ -21,6 +22,7 @@ pub use self::{
     ports::{FeedPort, HttpPort, PortTls},
 };
 
+mod attest;
 mod envoy;
 mod federation;
 mod ports;
@@ -70,6 +72,8 @@ struct RawConfig {
     status: RawStatus,
     #[serde(default)]
     envoy: RawEnvoy,
+    #[serde(default)]
+    attest: RawAttest,
     http: Option<RawHttp>,
     broker: Option<RawBroker>,
     #[serde(default)]
@@ -136,6 +140,8 @@ pub struct Config {
     pub public_url: Option<String>,
     /// Under which names an Envoy asks for its default identity and for whom to trust.
     pub secret_names: Names,
+    /// The D-Bus address behind which systemd is asked about units, `None` for the system bus.
+    pub dbus: Option<String>,
     /// Where documents are served over HTTPS, if anywhere.
     pub http: Option<HttpPort>,
     /// Where the feed is served to verifiers elsewhere, if anywhere.
@@ -169,6 +175,7 @@ impl Config {
             federation: Vec::new(),
             public_url: None,
             secret_names: Names::default(),
+            dbus: None,
             http: None,
             feed_port: None,
             rights: Rights::new(uid),
@@ -225,6 +232,7 @@ impl Config {
             federation,
             public_url: raw.status.public_url,
             secret_names: raw.envoy.read()?,
+            dbus: raw.attest.read()?,
             http: raw.http.map(|http| http.read(base)).transpose()?,
             feed_port,
             rights: built_in.rights.with(roles::read(raw.role)?),

@@ -51,6 +51,39 @@ pub enum SocketOrder {
     Report(oneshot::Sender<()>),
 }
 
+/// What tasks are or were held by. Looking at it costs something at each call, so it is looked at only
+/// from the first such task on.
+#[derive(Debug, Default)]
+pub struct Sought {
+    lineage: AtomicBool,
+    dwellings: AtomicBool,
+}
+
+impl Sought {
+    /// A task is held by this.
+    pub fn note(&self, holder: &Holder) {
+        match holder {
+            Holder::Lineage(_) => self.lineage.store(true, Ordering::Relaxed),
+            Holder::Unit(_) | Holder::Container(_) | Holder::Pod(_) => {
+                self.dwellings.store(true, Ordering::Relaxed);
+            }
+            Holder::Process(_) | Holder::Cgroup(_) | Holder::Socket | Holder::Lease => {}
+        }
+    }
+
+    /// Whether callers' ancestors are worth looking at.
+    #[must_use]
+    pub fn lineage(&self) -> bool {
+        self.lineage.load(Ordering::Relaxed)
+    }
+
+    /// Whether their units, containers and pods are.
+    #[must_use]
+    pub fn dwellings(&self) -> bool {
+        self.dwellings.load(Ordering::Relaxed)
+    }
+}
+
 /// The means of one machine.
 #[derive(Debug)]
 pub struct Machine {
@@ -70,8 +103,8 @@ pub struct Machine {
     pub crl: Arc<Notify>,
     /// Orders for the tasks' own sockets.
     pub sockets: mpsc::Sender<SocketOrder>,
-    /// Whether any task is held by a lineage, so that callers' ancestors are worth looking at.
-    pub lineage: Arc<AtomicBool>,
+    /// What tasks are held by, so that it is worth looking at in callers.
+    pub sought: Arc<Sought>,
     /// The certificates in use.
     pub svids: Arc<Svids>,
 }
@@ -103,7 +136,7 @@ impl Means for Machine {
     }
 
     fn watch(&mut self, task: TaskId, holder: &Holder) -> Option<Message> {
-        self.lineage.fetch_or(matches!(holder, Holder::Lineage(_)), Ordering::Relaxed);
+        self.sought.note(holder);
         let error = self.watcher.watch(task, holder.clone(), None).err()?;
         // A holder that cannot be watched could die unseen, so its task ends instead.
         tracing::warn!(%task, %error, "the holder cannot be watched; its task ends");

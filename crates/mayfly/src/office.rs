@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use mayfly_attest::Peer;
+use mayfly_attest::{Peer, Systemd};
 use mayfly_core::{
     Act, Author, Denial, Record, Registrar, Sequence, Task, TaskId, TaskVersion, Timestamp,
     TrustDomain,
@@ -33,6 +33,7 @@ use crate::{
 mod authority;
 mod begin;
 mod entitled;
+mod holder;
 mod inventory;
 pub(crate) mod policy;
 mod reading;
@@ -56,6 +57,7 @@ struct Inner {
     /// The same eyes that workloads are seen by.
     near: Arc<dyn Eyes>,
     board: Arc<Board>,
+    systemd: Systemd,
     authorities: watch::Receiver<Vec<AuthorityView>>,
     /// What is ordered of them.
     orders: mpsc::Sender<keeper::Order>,
@@ -110,7 +112,7 @@ impl LocalOffice {
     pub fn new(
         (inbox, sockets, clock): (Inbox, mpsc::WeakSender<SocketOrder>, Clock),
         (policy, rights): (Arc<Policy>, Arc<Rights>),
-        (eyes, near): (Arc<dyn Eyes>, Arc<dyn Eyes>),
+        (eyes, near, systemd): (Arc<dyn Eyes>, Arc<dyn Eyes>, Systemd),
         (authorities, orders, board): Keys,
         about: About,
     ) -> Self {
@@ -124,6 +126,7 @@ impl LocalOffice {
             eyes,
             near,
             board,
+            systemd,
             authorities,
             orders,
             clock,

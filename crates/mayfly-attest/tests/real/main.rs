@@ -7,7 +7,13 @@
 mod cgroups;
 mod collecting;
 mod cost;
+#[path = "../../../../tests/common/den.rs"]
+mod den;
+mod dwellings;
+#[path = "../../../../tests/common/systemd.rs"]
+mod fake_systemd;
 mod parsers;
 mod peers;
 mod role;
+mod units;
 mod watching;

@@ -60,7 +60,11 @@ impl Registrar {
         };
         let own = caller.lineage.first().and_then(|key| declared(&Holder::Process(*key)));
         let cgroup = || caller.cgroup.as_deref().into_iter().flat_map(ancestors);
-        own.or_else(|| cgroup().find_map(|path| declared(&Holder::Cgroup(path.into()))))
+        let at = |path: &str| {
+            let own = declared(&Holder::Cgroup(path.into()));
+            own.or_else(|| caller.dwellings_at(path).find_map(|holder| declared(&holder)))
+        };
+        own.or_else(|| cgroup().find_map(at))
             .or_else(|| caller.lineage.iter().find_map(|key| declared(&Holder::Lineage(*key))))
     }
 
@@ -114,6 +118,9 @@ impl Registrar {
             Holder::Cgroup(path) => ancestors(path).find_map(|up| of(&Holder::Cgroup(up.into()))),
             Holder::Process(_)
             | Holder::Lineage(_)
+            | Holder::Unit(_)
+            | Holder::Container(_)
+            | Holder::Pod(_)
             | Holder::Socket
             | Holder::Lease
             | Holder::Job => of(holder),
@@ -206,6 +213,9 @@ impl Registrar {
             (Holder::Lineage(_) | Holder::Cgroup(_), binding) => {
                 matches!(binding, Binding::Process | Binding::Lineage | Binding::Cgroup)
             }
+            (Holder::Unit(_), binding) => binding == Binding::Systemd,
+            (Holder::Container(_), binding) => binding == Binding::Container,
+            (Holder::Pod(_), binding) => binding == Binding::Pod,
             (Holder::Socket, binding) => binding == Binding::Socket,
             (Holder::Lease, binding) => binding == Binding::Lease && begin.lease.is_some(),
             // Whatever holds its attempts, a job is held by its window.
@@ -255,6 +265,9 @@ fn observable_holder(caller: &Caller, binding: Binding) -> Option<Holder> {
             let path = caller.cgroup.as_ref().filter(|path| !is_everything(path))?;
             Some(Holder::Cgroup(path.clone()))
         }
+        Binding::Systemd => caller.unit.clone().map(Holder::Unit),
+        Binding::Container => caller.container.clone().map(Holder::Container),
+        Binding::Pod => caller.pod.clone().map(Holder::Pod),
         Binding::Lineage | Binding::Socket | Binding::Lease => None,
     }
 }

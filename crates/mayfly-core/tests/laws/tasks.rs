@@ -212,9 +212,7 @@ proptest! {
 /// P8: a caller of which nothing is known holds nothing.
 #[test]
 fn a_caller_without_evidence_gets_nothing_whatever_the_verdict() {
-    for binding in
-        [Binding::Process, Binding::Lineage, Binding::Cgroup, Binding::Socket, Binding::Lease]
-    {
+    for binding in Binding::ALL {
         let mut bench = Bench::new();
         let found = bench.meet(Caller::default(), vec![terms("p", binding)]);
         assert!(found.is_empty(), "P8: {binding:?}");

@@ -746,7 +746,7 @@ pub struct Author {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Holder {
-    #[prost(oneof = "holder::Holder", tags = "1, 2, 3, 4, 5, 9")]
+    #[prost(oneof = "holder::Holder", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub holder: ::core::option::Option<holder::Holder>,
 }
 /// Nested message and enum types in `Holder`.
@@ -763,8 +763,14 @@ pub mod holder {
         Socket(super::Nobody),
         #[prost(message, tag = "5")]
         Lease(super::Nobody),
-        #[prost(message, tag = "9")]
+        #[prost(message, tag = "6")]
         Job(super::Nobody),
+        #[prost(message, tag = "7")]
+        Unit(super::Unit),
+        #[prost(message, tag = "8")]
+        Container(super::Container),
+        #[prost(message, tag = "9")]
+        Pod(super::Pod),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -777,6 +783,43 @@ pub struct Process {
     pub inode: u64,
     #[prost(int32, tag = "3")]
     pub pid: i32,
+}
+/// One life of a cgroup: its path may be used again, its inode is not before the next boot.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CgroupKey {
+    #[prost(bytes = "vec", tag = "1")]
+    pub boot: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub inode: u64,
+    #[prost(string, tag = "3")]
+    pub path: ::prost::alloc::string::String,
+}
+/// One run of a systemd unit.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Unit {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// What systemd calls this run: 16 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub invocation: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, tag = "3")]
+    pub cgroup: ::core::option::Option<CgroupKey>,
+}
+/// One run of a container.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Container {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub cgroup: ::core::option::Option<CgroupKey>,
+}
+/// A Kubernetes pod.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Pod {
+    #[prost(string, tag = "1")]
+    pub uid: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub cgroup: ::core::option::Option<CgroupKey>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Began {
@@ -940,6 +983,9 @@ pub enum Binding {
     Cgroup = 3,
     Socket = 4,
     Lease = 5,
+    Systemd = 7,
+    Container = 8,
+    Pod = 9,
 }
 impl Binding {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -954,6 +1000,9 @@ impl Binding {
             Self::Cgroup => "BINDING_CGROUP",
             Self::Socket => "BINDING_SOCKET",
             Self::Lease => "BINDING_LEASE",
+            Self::Systemd => "BINDING_SYSTEMD",
+            Self::Container => "BINDING_CONTAINER",
+            Self::Pod => "BINDING_POD",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -965,6 +1014,9 @@ impl Binding {
             "BINDING_CGROUP" => Some(Self::Cgroup),
             "BINDING_SOCKET" => Some(Self::Socket),
             "BINDING_LEASE" => Some(Self::Lease),
+            "BINDING_SYSTEMD" => Some(Self::Systemd),
+            "BINDING_CONTAINER" => Some(Self::Container),
+            "BINDING_POD" => Some(Self::Pod),
             _ => None,
         }
     }
@@ -1059,7 +1111,7 @@ pub struct BeginTaskRequest {
     /// Milliseconds; 0 for none.
     #[prost(uint64, tag = "10")]
     pub lease_ms: u64,
-    #[prost(oneof = "begin_task_request::Holder", tags = "2, 3, 4, 5, 6")]
+    #[prost(oneof = "begin_task_request::Holder", tags = "2, 3, 4, 5, 6, 17, 18, 19")]
     pub holder: ::core::option::Option<begin_task_request::Holder>,
 }
 /// Nested message and enum types in `BeginTaskRequest`.
@@ -1081,6 +1133,15 @@ pub mod begin_task_request {
         /// The lease alone.
         #[prost(bool, tag = "6")]
         LeaseOnly(bool),
+        /// A running systemd unit, by its name.
+        #[prost(string, tag = "17")]
+        SystemdUnit(::prost::alloc::string::String),
+        /// A running container, by its full id.
+        #[prost(string, tag = "18")]
+        ContainerId(::prost::alloc::string::String),
+        /// A running pod, by its UID.
+        #[prost(string, tag = "19")]
+        PodUid(::prost::alloc::string::String),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

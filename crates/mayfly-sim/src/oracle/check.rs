@@ -266,6 +266,9 @@ fn holds(caller: &Caller, holder: &Holder, task: TaskId) -> bool {
         Holder::Cgroup(path) => {
             caller.cgroup.as_deref().is_some_and(|own| crate::actors::below(own, path))
         }
+        Holder::Unit(it) => caller.unit.as_ref() == Some(it),
+        Holder::Container(it) => caller.container.as_ref() == Some(it),
+        Holder::Pod(it) => caller.pod.as_ref() == Some(it),
         Holder::Socket | Holder::Lease => caller.socket == Some(task),
         Holder::Job => false,
     }

@@ -64,6 +64,8 @@ pub(super) struct Stage {
     pub(super) epoch: PolicyEpoch,
     pub(super) now: Timestamp,
     pub(super) dead: Vec<ProcessKey>,
+    /// Runs of units, containers and pods in which nobody lives any more.
+    pub(super) empty: Vec<u64>,
     tickets: u64,
     serials: Vec<(Serial, TaskId, Timestamp)>,
     /// Who was promised what, until the answer.
@@ -82,6 +84,10 @@ impl Stage {
         match line.verb.as_str() {
             "crash" => self.crash(line),
             "replay" => self.replay(line),
+            "empties" => {
+                self.empty.push(run(line.word(0)?)?);
+                Ok(Vec::new())
+            }
             "dies" => {
                 self.dead.push(process(line.word(0)?)?);
                 Ok(Vec::new())
@@ -142,6 +148,9 @@ impl Stage {
         let held = registrar.reconcile();
         let gone = |holder: &Holder| match holder {
             Holder::Process(key) | Holder::Lineage(key) => self.dead.contains(key),
+            Holder::Unit(it) => self.empty.contains(&it.cgroup.inode),
+            Holder::Container(it) => self.empty.contains(&it.cgroup.inode),
+            Holder::Pod(it) => self.empty.contains(&it.cgroup.inode),
             Holder::Cgroup(_) | Holder::Socket | Holder::Lease | Holder::Job => false,
         };
         let gone: Vec<_> = held.into_iter().filter(|(_, holder)| gone(holder)).collect();
@@ -315,6 +324,12 @@ pub(super) fn task(name: &str) -> Result<TaskId, String> {
 
 fn task_name(task: TaskId) -> String {
     format!("T{}", u128::from_be_bytes(*task.as_bytes()))
+}
+
+/// The number of a run such as `web#2`.
+pub(super) fn run(name: &str) -> Result<u64, String> {
+    let number = name.split_once('#').and_then(|(_, number)| number.parse().ok());
+    number.ok_or_else(|| format!("`{name}` does not say which run"))
 }
 
 /// The process that the story calls `name`.

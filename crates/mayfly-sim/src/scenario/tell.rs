@@ -1,14 +1,14 @@
 //! A line as the events that the registrar hears.
 
 use mayfly_core::{
-    Amendment, Ask, Author, Basis, Begin, Binding, Bounds, Budget, Caller, Cause, Claim, Event,
-    Extent, Holder, Mandate, OnFailure, Place, PolicyEpoch, Registrar, RequestKey, Scope, Serial,
-    Showing, Span, TaskVersion, Terms, Trigger, Verdict,
+    Amendment, Ask, Author, Basis, Begin, Binding, Bounds, Budget, Caller, Cause, CgroupKey, Claim,
+    Container, Event, Extent, Holder, Mandate, OnFailure, Place, Pod, PolicyEpoch, Registrar,
+    RequestKey, Scope, Serial, Showing, Span, TaskVersion, Terms, Trigger, Unit, Verdict,
 };
 
 use super::{
     parse::Line,
-    stage::{START, Stage, process, task},
+    stage::{START, Stage, process, run, task},
 };
 
 impl Stage {
@@ -85,7 +85,8 @@ impl Stage {
     }
 
     /// `meet P1 as T1 uid=1000 parent=P2 cgroup=/a bind=process`: a process asks who it is. `as` names
-    /// the task that may be opened for it; without `uid` it has earned nothing.
+    /// the task that may be opened for it; without `uid` it has earned nothing. `unit=web#1`,
+    /// `container=` and `pod=` say what it runs in, and which run of it.
     fn meet(&mut self, line: &Line) -> Result<Event, String> {
         let mut lineage = vec![process(line.word(0)?)?];
         lineage.extend(line.option("parent").map(process).transpose()?);
@@ -100,7 +101,14 @@ impl Stage {
         };
         Ok(Event::Met {
             ticket: self.ticket(),
-            caller: Caller { lineage, cgroup, socket },
+            caller: Caller {
+                lineage,
+                cgroup,
+                socket,
+                unit: line.option("unit").map(unit).transpose()?,
+                container: line.option("container").map(container).transpose()?,
+                pod: line.option("pod").map(pod).transpose()?,
+            },
             verdict: Verdict { epoch: self.judged(line)?, permits: permits.into_iter().collect() },
             luck,
         })
@@ -149,6 +157,9 @@ fn begin(line: &Line) -> Result<Begin, String> {
         "process" => (Holder::Process(process(name)?), Binding::Process),
         "lineage" => (Holder::Lineage(process(name)?), Binding::Lineage),
         "cgroup" => (Holder::Cgroup(name.into()), Binding::Cgroup),
+        "unit" => (Holder::Unit(unit(name)?), Binding::Systemd),
+        "container" => (Holder::Container(container(name)?), Binding::Container),
+        "pod" => (Holder::Pod(pod(name)?), Binding::Pod),
         "socket" => (Holder::Socket, Binding::Socket),
         "lease" => (Holder::Lease, Binding::Lease),
         "job" => (Holder::Job, Binding::Lease),
@@ -211,6 +222,27 @@ fn mandate(line: &Line) -> Result<Mandate, String> {
 
 fn number<N: std::str::FromStr>(text: &str) -> Result<N, String> {
     text.parse().map_err(|_letters| format!("`{text}` is no number"))
+}
+
+/// `web#1` is the first run of what is called `web`, and lives in `/web`.
+fn dwelling(text: &str) -> Result<(String, CgroupKey), String> {
+    let name = text.split('#').next().unwrap_or_default();
+    let cgroup = CgroupKey { boot: [0; 16], inode: run(text)?, path: format!("/{name}") };
+    Ok((name.into(), cgroup))
+}
+
+fn unit(text: &str) -> Result<Box<Unit>, String> {
+    let (name, cgroup) = dwelling(text)?;
+    let invocation = u128::from(cgroup.inode).to_be_bytes();
+    Ok(Box::new(Unit { name, invocation, cgroup }))
+}
+
+fn container(text: &str) -> Result<Box<Container>, String> {
+    dwelling(text).map(|(id, cgroup)| Box::new(Container { id, cgroup }))
+}
+
+fn pod(text: &str) -> Result<Box<Pod>, String> {
+    dwelling(text).map(|(uid, cgroup)| Box::new(Pod { uid, cgroup }))
 }
 
 fn terms(uid: &str, binding: Binding, line: &Line) -> Result<Terms, String> {

@@ -1,9 +1,9 @@
 //! The deciding part: registrar and driver with their means, and the desk and office in front of them.
 
-use std::sync::{Arc, PoisonError, atomic::AtomicBool};
+use std::sync::{Arc, PoisonError};
 
-use mayfly_attest::{CollectOptions, Collector, Watcher};
-use mayfly_core::{Event, Holder, Registrar, Shard, Span, registrar::Charter};
+use mayfly_attest::{CollectOptions, Collector, Systemd, Watcher};
+use mayfly_core::{Event, Registrar, Shard, Span, registrar::Charter};
 use mayfly_serve::{
     Eyes, LocalEyes,
     desk::Bundles,
@@ -27,7 +27,7 @@ use crate::{
     driver::{Driver, Inbox, Message},
     federation::{Federations, Poller},
     keeper::{self, Keeper, Signed},
-    means::{Machine, SocketOrder},
+    means::{Machine, SocketOrder, Sought},
     measures::{self, Commits},
     office::{
         About, LocalOffice,
@@ -54,7 +54,8 @@ pub(super) struct Inner {
     inbox: Inbox,
     keys: Arc<Keys>,
     crl: Arc<Notify>,
-    lineage: Arc<AtomicBool>,
+    sought: Arc<Sought>,
+    systemd: Systemd,
     svids: Arc<Svids>,
     feed: Arc<Hub>,
     bundles: watch::Sender<Arc<Bundles>>,
@@ -94,12 +95,16 @@ impl Inner {
         let held = owners_of_live_tasks(&registrar);
         let left = config.profiles.left_of(held.iter().map(String::as_str));
         registrar.handle(now, changed(&config.profiles, gone, left));
+        let systemd = Systemd::new(config.dbus.clone());
+        let asking = running.stop.clone().run_until_cancelled_owned(systemd.clone().run());
+        drop(running.tasks.spawn(asking));
         let (watcher, sightings) = Watcher::new(EYES_MAX, SIGHTINGS_MAX);
+        let watcher = watcher.with_systemd(systemd.clone());
         let watcher = reconcile(&mut registrar, watcher, now);
         let version = env!("CARGO_PKG_VERSION").to_owned();
         registrar.handle(now, Event::NoteAsked { what: "started".to_owned(), detail: version });
-        let has_lineage = registrar.tasks().any(|task| matches!(task.holder, Holder::Lineage(_)));
-        let lineage = Arc::new(AtomicBool::new(has_lineage));
+        let sought = Arc::new(Sought::default());
+        registrar.tasks().for_each(|task| sought.note(&task.holder));
 
         let (inbox, messages) = Inbox::open();
         let pool = KeyPool::new(POOL_MAX, POOL_AGE_MAX);
@@ -127,14 +132,26 @@ impl Inner {
             feed: Arc::clone(&feed),
             crl: Arc::clone(&crl),
             sockets: orders,
-            lineage: Arc::clone(&lineage),
+            sought: Arc::clone(&sought),
             svids: Arc::clone(&svids),
         };
         let (board, poster) = Board::new(registrar.durable_sequence());
         let driver = Driver::new(registrar, Arc::clone(clock), (means, poster));
         let report = report_sightings(sightings, inbox.clone(), running.stop.clone());
         running.decide((driver, messages), report, Arc::clone(&feed))?;
-        Ok(Self { inbox, keys, crl, lineage, svids, feed, bundles, board, sockets, socket_orders })
+        Ok(Self {
+            inbox,
+            keys,
+            crl,
+            sought,
+            systemd,
+            svids,
+            feed,
+            bundles,
+            board,
+            sockets,
+            socket_orders,
+        })
     }
 
     /// Publishes bundles, starts what acts by the clock, and puts desk and office in front.
@@ -174,13 +191,13 @@ impl Inner {
         }
         let policy = Arc::new(Policy::new(config.profiles));
         let everything = Arc::new(CollectOptions::default);
-        let all_seeing =
-            LocalEyes::new(Arc::new(Collector::default()), everything, Arc::clone(clock));
-        let near = eyes(&policy, self.lineage, clock);
+        let all_seeing = Collector::default().with_systemd(self.systemd.clone());
+        let all_seeing = LocalEyes::new(Arc::new(all_seeing), everything, Arc::clone(clock));
+        let near = eyes(&policy, self.sought, self.systemd.clone(), clock);
         let office = LocalOffice::new(
             (self.inbox.clone(), self.sockets, Arc::clone(clock)),
             (Arc::clone(&policy), Arc::new(config.rights)),
-            (Arc::new(all_seeing), Arc::clone(&near)),
+            (Arc::new(all_seeing), Arc::clone(&near), self.systemd),
             (authorities_seen, orders, self.board),
             about.clone(),
         );

@@ -1,6 +1,9 @@
 //! What is there before anybody is served: profiles, store, keys, and what was noticed about them.
 
-use mayfly_core::{Span, Timestamp};
+use std::collections::BTreeSet;
+
+use mayfly_attest::systemd;
+use mayfly_core::{Binding, Span, Timestamp};
 use mayfly_sign::{KeyRing, RotationPolicy};
 use mayfly_store::{IndexReport, OpenOptions, OpenReport, Store};
 
@@ -82,4 +85,12 @@ pub(super) fn raise_descriptor_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit on open files stays as it is");
     }
+}
+
+/// Says so if a profile ties tasks to units and systemd cannot be asked about them. It is no error:
+/// their cgroups are watched in any case.
+pub(super) async fn silent_bus(config: &Config) -> Option<String> {
+    config.profiles.iter().find(|profile| profile.terms.binding == Binding::Systemd)?;
+    let why = systemd::reach(config.dbus.as_deref()).await.err()?;
+    Some(format!("systemd cannot be asked about units ({why}): their cgroups alone decide"))
 }

@@ -1,17 +1,14 @@
 //! Who is watched, and what comes of what is seen.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
-use mayfly_attest::{CollectOptions, Collector, Exit, Seen, Sighting, Watcher};
+use mayfly_attest::{CollectOptions, Collector, Exit, Seen, Sighting, Systemd, Watcher};
 use mayfly_core::{Event, Registrar, Timestamp};
 use mayfly_serve::{Eyes, LocalEyes};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::Clock, desk::Policy, driver::Inbox};
+use crate::{clock::Clock, desk::Policy, driver::Inbox, means::Sought};
 
 /// Watches every holder that is alive, and ends the tasks of those that died while nobody looked.
 pub(super) fn reconcile(
@@ -46,7 +43,7 @@ pub(super) async fn report_sightings(
     while let Some(Some(sighting)) = stop.run_until_cancelled(sightings.recv()).await {
         let task = sighting.task;
         let event = match sighting.what {
-            Seen::ProcessExited { exit } => {
+            Seen::ProcessExited { exit } | Seen::UnitEnded { exit } => {
                 let code = |exit| match exit {
                     Exit::Code(code) => code,
                     Exit::Signal(signal) => 128 + signal,
@@ -63,17 +60,23 @@ pub(super) async fn report_sightings(
 }
 
 /// Eyes that look at what the profiles in force ask for, and no further: it is paid for at each call.
-pub(super) fn eyes(policy: &Arc<Policy>, lineage: Arc<AtomicBool>, clock: &Clock) -> Arc<dyn Eyes> {
+pub(super) fn eyes(
+    policy: &Arc<Policy>,
+    sought: Arc<Sought>,
+    systemd: Systemd,
+    clock: &Clock,
+) -> Arc<dyn Eyes> {
     let policy = Arc::clone(policy);
     let options = move || {
         let profiles = policy.current();
         CollectOptions {
             names: profiles.needs_names(),
             sha256: profiles.needs_sha256(),
-            lineage: lineage.load(Ordering::Relaxed),
+            lineage: sought.lineage(),
+            dwellings: sought.dwellings() || profiles.needs_dwellings(),
             ..CollectOptions::default()
         }
     };
-    let collector = Arc::new(Collector::default());
+    let collector = Arc::new(Collector::default().with_systemd(systemd));
     Arc::new(LocalEyes::new(collector, Arc::new(options), Arc::clone(clock)))
 }

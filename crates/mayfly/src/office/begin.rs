@@ -1,14 +1,13 @@
 //! Beginning a task by name: what is asked before the registrar is, and what a No of its is about.
 
-use mayfly_attest::Process;
 use mayfly_core::{
     Author, Begin, Bounds, Denial, Event, Holder, Mandate, Registrar, Scope, Task, TaskId,
     TaskVersion, Terms, Ticket, Timestamp,
 };
 use mayfly_policy::Profiles;
-use mayfly_serve::office::{BeginWish, Begun, HolderWish, Order, Refusal};
+use mayfly_serve::office::{BeginWish, Begun, Order, Refusal};
 
-use super::{LocalOffice, refusal};
+use super::{LocalOffice, holder, refusal};
 use crate::{clock, driver::No};
 
 /// What is kept of a wish to explain a No.
@@ -39,7 +38,7 @@ impl LocalOffice {
         if let Some(parent) = wish.parent {
             self.still_permitted(&profiles, &wish, parent).await?;
         }
-        let holder = holder(wish.holder)?;
+        let holder = holder::find(wish.holder, &self.0.systemd).await?;
         let sketch = Sketch {
             terms: terms.clone(),
             parent: wish.parent,
@@ -237,21 +236,4 @@ fn beyond_parent(sketch: &Sketch, parent: &Task) -> Option<&'static str> {
     } else {
         Some("budget")
     }
-}
-
-fn holder(wish: HolderWish) -> Result<Holder, Refusal> {
-    let key = |pid| {
-        let process = Process::open(pid);
-        let process =
-            process.map_err(|e| refusal(Denial::HolderUnfit, format!("process {pid}: {e}")));
-        process.map(|process| process.key())
-    };
-    Ok(match wish {
-        HolderWish::Lineage(pid) => Holder::Lineage(key(pid)?),
-        HolderWish::Process(pid) => Holder::Process(key(pid)?),
-        HolderWish::Cgroup(path) => Holder::Cgroup(path),
-        HolderWish::Socket => Holder::Socket,
-        HolderWish::Lease => Holder::Lease,
-        HolderWish::Job => Holder::Job,
-    })
 }

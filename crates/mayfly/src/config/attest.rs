@@ -1,0 +1,27 @@
+//! `[attest]`: whom the broker asks about callers beside the kernel.
+
+use serde::Deserialize;
+
+use super::{ConfigError, value};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAttest {
+    dbus: Option<String>,
+}
+
+impl RawAttest {
+    /// The bus that systemd is asked over, `None` for the system's own.
+    pub(super) fn read(self) -> Result<Option<String>, ConfigError> {
+        let local = |address: &String| {
+            ["unix:path=/", "unix:abstract="].iter().any(|kind| address.starts_with(kind))
+        };
+        match self.dbus {
+            // What is believed of units may not come over a network.
+            Some(address) if !local(&address) => {
+                Err(value("attest.dbus", "has to be an address such as \"unix:path=/run/bus\""))
+            }
+            address => Ok(address),
+        }
+    }
+}
