@@ -9,7 +9,7 @@
 //! because every Yes waits: a credential promised after a task began stands behind that beginning in
 //! the journal, so when the promise is on disk the beginning is too. A No waits for nothing.
 //!
-//! The parts, by noun: `meet` finds or opens the caller's tasks, `issue` promises and releases
+//! The parts, by noun: `meet` finds or opens the caller's tasks, `named` finds those that others act for, `issue` promises and releases
 //! credentials, `end` ends, suspends and revokes, `detect` finds misuse, `fold` turns records into state, `query` reads.
 
 use alloc::{
@@ -36,6 +36,7 @@ mod end;
 mod fold;
 mod issue;
 mod meet;
+mod named;
 mod query;
 
 pub use query::{Ground, Memory, RevokedCertificate};
@@ -168,6 +169,9 @@ impl Registrar {
         match event {
             Event::Met { ticket, caller, verdict, luck } => {
                 self.met(ticket, &caller, &verdict, &luck);
+            }
+            Event::TaskNamed { ticket, task, version, epoch } => {
+                self.task_named(ticket, (task, version), epoch);
             }
             Event::Asked { ticket, basis, ask, luck } => self.asked(ticket, basis, ask, luck),
             Event::BeginAsked { ticket, begin, luck } => self.begin_asked(ticket, begin, luck),

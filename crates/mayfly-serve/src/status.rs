@@ -6,7 +6,11 @@
 //! question was wrong, and in UNAVAILABLE when it should be asked again. Strangers get a stable code
 //! and a remedy; reasons stay in our own log.
 
+use std::collections::BTreeMap;
+
 use mayfly_core::{Denial, InvalidId};
+use mayfly_proto::google::rpc;
+use prost::Message as _;
 use tonic::{Code, Status};
 
 /// The gRPC code of a denial.
@@ -19,9 +23,16 @@ pub const fn code(denial: Denial) -> Code {
         | Denial::TaskQuarantined
         | Denial::IdentityNotHeld
         | Denial::PeerGone
-        | Denial::CredentialRevoked => Code::PermissionDenied,
-        Denial::TaskUnknown | Denial::ProfileUnknown | Denial::SerialUnknown => Code::NotFound,
+        | Denial::CredentialRevoked
+        | Denial::ReferenceDenied
+        | Denial::TaskRevoked => Code::PermissionDenied,
+        Denial::TaskUnknown
+        | Denial::ProfileUnknown
+        | Denial::SerialUnknown
+        | Denial::WorkloadGone
+        | Denial::VersionUnmatched => Code::NotFound,
         Denial::Malformed
+        | Denial::ReferenceInvalid
         | Denial::AudienceInvalid
         | Denial::TokenInvalid
         | Denial::LeaseOutOfRange
@@ -67,6 +78,106 @@ pub fn of_token(denial: Denial) -> Status {
 pub fn of_field(invalid: &InvalidId) -> Status {
     let denial = Denial::Malformed;
     Status::new(code(denial), format!("{denial}: {invalid}"))
+}
+
+/// Whose words the reasons are that stand in an error's details.
+const REASONS: &str = "spiffe.io";
+/// What an error's details are.
+const ERROR_INFO: &str = "type.googleapis.com/google.rpc.ErrorInfo";
+
+/// Why the workload that a broker refers to gets nothing (Broker API §4.8).
+#[derive(Clone, Copy)]
+enum Reason {
+    Invalid,
+    NotFound,
+    NotEntitled,
+}
+
+impl Reason {
+    /// The reason of a denial, where it is about the workload. The others are about the call, and whoever
+    /// makes it is to read their code alone.
+    const fn of(denial: Denial) -> Option<Self> {
+        match denial {
+            Denial::ReferenceInvalid => Some(Self::Invalid),
+            // What has ended is not there any more, whoever still asks about it.
+            Denial::TaskUnknown
+            | Denial::TaskEnded
+            | Denial::PeerGone
+            | Denial::WorkloadGone
+            | Denial::VersionUnmatched => Some(Self::NotFound),
+            Denial::NoIdentity
+            | Denial::NotBound
+            | Denial::TaskQuarantined
+            | Denial::TaskRevoked
+            | Denial::IdentityNotHeld
+            | Denial::ReferenceDenied
+            | Denial::CredentialRevoked => Some(Self::NotEntitled),
+            Denial::TaskVersion
+            | Denial::ProfileUnknown
+            | Denial::LeaseTooShort
+            | Denial::DeadlineNear
+            | Denial::DeadlinePassed
+            | Denial::LeaseOutOfRange
+            | Denial::NoLease
+            | Denial::ParentInactive
+            | Denial::TooDeep
+            | Denial::TooManyChildren
+            | Denial::HolderTaken
+            | Denial::HolderUnfit
+            | Denial::Malformed
+            | Denial::AudienceInvalid
+            | Denial::SerialUnknown
+            | Denial::Overloaded
+            | Denial::JournalFailed
+            | Denial::SigningFailed
+            | Denial::NotServing
+            | Denial::AttestationFailed
+            | Denial::TokenInvalid => None,
+        }
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Invalid => "WORKLOAD_REFERENCE_INVALID",
+            Self::NotFound => "WORKLOAD_NOT_FOUND",
+            Self::NotEntitled => "WORKLOAD_NOT_ENTITLED",
+        }
+    }
+
+    const fn code(self) -> Code {
+        match self {
+            Self::Invalid => Code::InvalidArgument,
+            Self::NotFound => Code::NotFound,
+            Self::NotEntitled => Code::PermissionDenied,
+        }
+    }
+}
+
+/// A denial of the Broker API: about a workload that somebody else asks for, so its end is `NotFound`,
+/// and programs are told the standard's reason beside our code.
+#[must_use]
+pub fn of_reference(denial: Denial) -> Status {
+    // A workload did not call and so cannot be told to connect anew.
+    let denial = if denial == Denial::PeerGone { Denial::WorkloadGone } else { denial };
+    let Some(reason) = Reason::of(denial) else { return of(denial) };
+    let (code, message) = (reason.code(), of(denial).message().to_owned());
+    let info = rpc::ErrorInfo {
+        reason: reason.word().to_owned(),
+        domain: REASONS.to_owned(),
+        metadata: BTreeMap::from([("code".to_owned(), denial.code().to_owned())]),
+    };
+    let info = prost_types::Any { type_url: ERROR_INFO.to_owned(), value: info.encode_to_vec() };
+    let details = rpc::Status { code: code.into(), message: message.clone(), details: vec![info] };
+    Status::with_details(code, message, details.encode_to_vec().into())
+}
+
+/// A Broker API request without the metadata that keeps browsers and proxies out.
+#[must_use]
+pub fn broker_header_missing() -> Status {
+    Status::new(
+        Code::InvalidArgument,
+        "header_missing: send the metadata `broker.spiffe.io: true` exactly once",
+    )
 }
 
 /// A Workload API request without the metadata that keeps browsers and proxies out.
@@ -117,7 +228,29 @@ mod tests {
             assert!(!matches!(status.code(), Code::Ok | Code::Cancelled | Code::Unknown));
             assert!(status.message().starts_with(denial.code()), "{status:?}");
             assert!(status.message().ends_with(denial.remedy()), "{status:?}");
+            let status = of_reference(*denial);
+            assert!(!matches!(status.code(), Code::Ok | Code::Cancelled | Code::Unknown));
         }
+    }
+
+    #[test]
+    fn point_96_a_denial_about_a_workload_carries_the_standards_reason_and_our_code() {
+        for (denial, code, reason) in [
+            (Denial::ReferenceInvalid, Code::InvalidArgument, "WORKLOAD_REFERENCE_INVALID"),
+            (Denial::TaskEnded, Code::NotFound, "WORKLOAD_NOT_FOUND"),
+            (Denial::NoIdentity, Code::PermissionDenied, "WORKLOAD_NOT_ENTITLED"),
+        ] {
+            let status = of_reference(denial);
+            assert_eq!(status.code(), code, "{denial}");
+            let details = rpc::Status::decode(status.details()).unwrap();
+            assert_eq!((details.code, details.message.as_str()), (code as i32, status.message()));
+            let info = details.details.first().unwrap();
+            assert_eq!(info.type_url, "type.googleapis.com/google.rpc.ErrorInfo");
+            let info = rpc::ErrorInfo::decode(info.value.as_slice()).unwrap();
+            assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, "spiffe.io"));
+            assert_eq!(info.metadata.get("code").map(String::as_str), Some(denial.code()));
+        }
+        assert!(of_reference(Denial::NotServing).details().is_empty());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use mayfly_proto::mayfly::v1::operator_server::OperatorServer;
-use mayfly_serve::{Doors, Listener, Services, operator::OperatorService};
+use mayfly_serve::{Desk, Doors, Listener, Services, operator::OperatorService};
 use mayfly_store::StoreError;
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -161,9 +161,11 @@ impl Broker {
         let inner = Inner::start(&config, opened, &ring, (&clock, &running))?;
         let seams = inner.keep(config, ring, &about, (&clock, &running)).await;
         let own = ports.identity(&seams, authority_ttl, (&clock, &running)).await?;
-        let services = Services::new(Arc::new(seams.desk), seams.eyes, Arc::clone(&clock), names)
-            .await
-            .map_err(|error| BrokerError::Services(error.to_string()))?;
+        let (desk, eyes): (Arc<dyn Desk>, _) = (Arc::new(seams.desk), seams.eyes);
+        let services =
+            Services::new(Arc::clone(&desk), Arc::clone(&eyes), Arc::clone(&clock), names)
+                .await
+                .map_err(|error| BrokerError::Services(error.to_string()))?;
         let doors = Arc::new(Doors::default());
         let routes = services.routes();
         let sockets =
@@ -176,7 +178,8 @@ impl Broker {
         let workload = Listener::bind(&about.workload_socket, seams.workload_mode)?;
         doors.open(None, workload, services.routes());
         doors.open(None, Listener::bind(&about.paths.admin_socket(), 0o600)?, admin);
-        let offer = Offer { pages: seams.pages, streams: services.remote_routes() };
+        let streams = services.remote_routes();
+        let offer = Offer { pages: seams.pages, streams, desk, eyes };
         let behind = (&clock, &running.tasks, &running.stop);
         let served = ports.open(&doors, (own, &about.workload_socket), offer, behind).await?;
         let workload_socket = about.workload_socket;
@@ -200,6 +203,18 @@ impl Broker {
     #[must_use]
     pub const fn feed_address(&self) -> Option<SocketAddr> {
         self.served.streams
+    }
+
+    /// Where brokers connect, if anywhere.
+    #[must_use]
+    pub fn broker_socket(&self) -> Option<&Path> {
+        self.served.brokers.as_ref().map(|(socket, _)| socket.as_path())
+    }
+
+    /// Where brokers connect by TCP, if anywhere.
+    #[must_use]
+    pub fn broker_address(&self) -> Option<SocketAddr> {
+        self.served.brokers.as_ref().and_then(|(_, address)| *address)
     }
 
     /// What was noticed at the start.

@@ -10,16 +10,19 @@ use mayfly_policy::Profiles;
 use mayfly_serve::sds::Names;
 use serde::Deserialize;
 
+pub use self::{
+    broker_api::BrokerApiPort,
+    federation::{BundleEndpoint, EndpointProfile, Federation},
+    ports::{FeedPort, HttpPort, PortTls},
+};
 use self::{
+    broker_api::RawBrokerApi,
     envoy::RawEnvoy,
     federation::RawFederation,
     ports::{RawBroker, RawHttp},
 };
-pub use self::{
-    federation::{BundleEndpoint, EndpointProfile, Federation},
-    ports::{FeedPort, HttpPort, PortTls},
-};
 
+mod broker_api;
 mod envoy;
 mod federation;
 mod ports;
@@ -69,6 +72,7 @@ struct RawConfig {
     envoy: RawEnvoy,
     http: Option<RawHttp>,
     broker: Option<RawBroker>,
+    broker_api: Option<RawBrokerApi>,
     // Read by mayfly-policy; named here so that a misspelt key beside it is an error.
     #[serde(default, rename = "profile")]
     _profile: Vec<toml::Table>,
@@ -129,6 +133,8 @@ pub struct Config {
     pub http: Option<HttpPort>,
     /// Where the feed is served to verifiers elsewhere, if anywhere.
     pub feed_port: Option<FeedPort>,
+    /// Where the Broker API is served and to whom, if at all.
+    pub broker_api: Option<BrokerApiPort>,
     /// The first edition of the profiles.
     pub profiles: Profiles,
 }
@@ -155,6 +161,7 @@ impl Config {
             secret_names: Names::default(),
             http: None,
             feed_port: None,
+            broker_api: None,
             profiles: Profiles::dev(uid).at_epoch(FIRST_EPOCH),
         })
     }
@@ -197,8 +204,15 @@ impl Config {
         let federation = federation::read(raw.federation, &built_in.trust_domain, base)?;
         let partners: Vec<_> = federation.iter().map(|entry| &entry.trust_domain).collect();
         let feed_port = raw.broker.map(|broker| broker.read(&partners)).transpose()?;
+        let workload_socket = socket.unwrap_or(built_in.workload_socket);
+        let near = broker_api::Near {
+            own: &built_in.trust_domain,
+            partners: &partners,
+            workload_socket: &workload_socket,
+        };
+        let broker_api = raw.broker_api.map(|raw| raw.read((base, data_dir), &near)).transpose()?;
         Ok(Self {
-            workload_socket: socket.unwrap_or(built_in.workload_socket),
+            workload_socket,
             workload_mode: raw.workload.mode.map_or(Ok(built_in.workload_mode), |m| mode(&m))?,
             key_storage: key_storage(raw.authority.storage.as_deref())?,
             ca_ttl: ttl("authority.ca_ttl", raw.authority.ca_ttl.as_deref())?,
@@ -208,6 +222,7 @@ impl Config {
             secret_names: raw.envoy.read()?,
             http: raw.http.map(|http| http.read(base)).transpose()?,
             feed_port,
+            broker_api,
             trust_domain: built_in.trust_domain,
             profiles,
         })

@@ -48,7 +48,7 @@ impl Registrar {
     /// The tasks begun by name for the innermost thing that holds this caller. A process inside such
     /// a task holds that task's identity and no other, even after the task has ended: otherwise the
     /// end of a task would be the beginning of an unwatched one.
-    fn declared_for(&self, caller: &Caller) -> Option<Vec<TaskId>> {
+    pub(super) fn declared_for(&self, caller: &Caller) -> Option<Vec<TaskId>> {
         if let Some(task) = caller.socket {
             return Some([task].into());
         }
@@ -119,7 +119,7 @@ impl Registrar {
         }
     }
 
-    fn identity(&self, id: TaskId) -> Option<Identity> {
+    pub(super) fn identity(&self, id: TaskId) -> Option<Identity> {
         self.tasks.get(&id).map(|task| Identity {
             task: id,
             version: task.version,
@@ -271,7 +271,7 @@ fn observable_holder(caller: &Caller, binding: Binding) -> Option<Holder> {
 }
 
 /// A cgroup's path and those above it, the deepest first.
-fn ancestors(path: &str) -> impl Iterator<Item = &str> {
+pub(super) fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     core::iter::successors(Some(path), |path| {
         let at = path.rfind('/')?;
         path.get(..at).filter(|up| !up.is_empty())
