@@ -11,6 +11,7 @@
 
 mod actor;
 mod bad_input;
+mod broker_api;
 mod chaos;
 #[path = "../common/mod.rs"]
 mod common;

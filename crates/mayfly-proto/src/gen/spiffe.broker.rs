@@ -37,8 +37,8 @@ pub struct KubernetesObjectReference {
     /// This, the uid, or both.
     #[prost(message, optional, tag = "2")]
     pub key: ::core::option::Option<KubernetesObjectKey>,
-    #[prost(string, optional, tag = "3")]
-    pub uid: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, tag = "3")]
+    pub uid: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubscribeToX509svidRequest {

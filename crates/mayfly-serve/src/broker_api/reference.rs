@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn point_98_kubernetes_objects_are_an_unknown_type() {
         const OBJECT: &str = "type.googleapis.com/spiffe.broker.KubernetesObjectReference";
-        let object = KubernetesObjectReference { uid: Some("u".into()), ..Default::default() };
+        let object = KubernetesObjectReference { uid: "u".into(), ..Default::default() };
         let read = read(packed(OBJECT, object.encode_to_vec()));
         assert_eq!(read, Err(Denial::ReferenceInvalid));
     }
