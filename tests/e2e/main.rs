@@ -12,6 +12,7 @@
 mod actor;
 mod authorities;
 mod bad_input;
+mod broker_api;
 mod chaos;
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Real SPIFFE clients against Mayfly.
 #
-#   MAYFLY=path/to/mayfly tests/interop/run.sh all | python go helper java rust node | nginx postgres envoy
+#   MAYFLY=path/to/mayfly tests/interop/run.sh all | python go helper java rust node | nginx postgres envoy broker
 #
 # Each client runs twice: until it has seen its SVID rotate, and until it has seen its task end because
 # an operator revoked it. check.py judges what it printed. A language without its toolchain is skipped,
@@ -15,7 +15,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lib.sh"
 
 languages=(python go helper java rust node)
-servers=(nginx postgres envoy)
+servers=(nginx postgres envoy broker)
 patience=60
 passed=0 failed=0 skipped=0
 

@@ -106,6 +106,17 @@ pub enum Event {
         /// Names for the tasks that may be opened, one per permit.
         luck: Vec<TaskId>,
     },
+    /// Somebody who may act for a task names it, without being seen as it.
+    TaskNamed {
+        /// Whom to answer.
+        ticket: Ticket,
+        /// Which.
+        task: TaskId,
+        /// Which version of it, where one is meant.
+        version: Option<TaskVersion>,
+        /// The edition of the profiles that the caller goes by.
+        epoch: PolicyEpoch,
+    },
     /// A caller that was introduced wants a credential.
     Asked {
         /// Whom to answer.
@@ -264,7 +275,7 @@ pub enum Closing {
 pub enum Effect {
     /// Append this record; answer with [`Event::Journaled`].
     Journal(Sequence, Record),
-    /// Answer [`Event::Met`].
+    /// Answer [`Event::Met`] or [`Event::TaskNamed`].
     Introduce {
         /// Whom to answer.
         ticket: Ticket,
@@ -478,6 +489,16 @@ denials! {
     AuthorityNotOld = "authority_not_old", "activate it and then another one first, or leave it unused";
     /// The certificate or token has been revoked on its own.
     CredentialRevoked = "credential_revoked", "fetch a fresh one";
+    /// The reference names no workload: it is missing, of an unknown type, or malformed.
+    ReferenceInvalid = "reference_invalid", "name exactly one workload, by a type that docs/broker-api.md lists";
+    /// This broker may not refer to workloads like that.
+    ReferenceDenied = "reference_denied", "an operator may permit this type of reference in [broker_api]";
+    /// The workload that is referred to does not run, or no longer.
+    WorkloadGone = "workload_gone", "refer to a workload that runs";
+    /// The task that is referred to was ended over its head, and it is still there.
+    TaskRevoked = "task_revoked", "stop the workload; an operator knows why";
+    /// The task that is referred to has another version.
+    VersionUnmatched = "version_unmatched", "refer to the version that the task has, or to none";
 }
 
 impl fmt::Display for Denial {

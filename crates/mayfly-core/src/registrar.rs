@@ -9,8 +9,9 @@
 //! because every Yes waits: a credential promised after a task began stands behind that beginning in
 //! the journal, so when the promise is on disk the beginning is too. A No waits for nothing.
 //!
-//! The parts, by noun: `meet` finds or opens the caller's tasks, `issue` promises and releases
-//! credentials, `end` ends, suspends and revokes, `narrow` says how far a task may go, `detect` finds misuse, `fold` turns records into state, `query` reads.
+//! The parts, by noun: `meet` finds or opens the caller's tasks, `named` finds those that others act for,
+//! `narrow` says how far a task may go, `issue` promises and releases credentials, `end` ends, suspends and
+//! revokes, `detect` finds misuse, `fold` turns records into state, `query` reads.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -37,6 +38,7 @@ mod end;
 mod fold;
 mod issue;
 mod meet;
+mod named;
 mod narrow;
 mod query;
 
@@ -173,6 +175,9 @@ impl Registrar {
         match event {
             Event::Met { ticket, caller, verdict, luck } => {
                 self.met(ticket, &caller, &verdict, &luck);
+            }
+            Event::TaskNamed { ticket, task, version, epoch } => {
+                self.task_named(ticket, (task, version), epoch);
             }
             Event::Asked { ticket, basis, ask, luck } => self.asked(ticket, basis, ask, luck),
             Event::BeginAsked { ticket, begin, luck } => self.begin_asked(ticket, begin, luck),

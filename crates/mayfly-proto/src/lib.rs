@@ -30,6 +30,10 @@ mod generated {
     pub mod workload {
         include!("gen/spiffe.workload.rs");
     }
+    /// The Broker API: `spiffe.broker.API`.
+    pub mod broker {
+        include!("gen/spiffe.broker.rs");
+    }
     /// Version 1: feed, operator API and journal.
     pub mod v1 {
         include!("gen/mayfly.v1.rs");
@@ -79,7 +83,7 @@ mod generated {
 
 /// SPIFFE's own services, under the names that stand on the wire.
 pub mod spiffe {
-    pub use crate::generated::workload;
+    pub use crate::generated::{broker, workload};
 }
 
 /// What Mayfly reads and writes of Envoy's API, version 3.

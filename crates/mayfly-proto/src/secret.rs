@@ -8,7 +8,7 @@ use zeroize::Zeroize as _;
 
 use crate::{
     envoy::{core, discovery},
-    spiffe::workload,
+    spiffe::{broker, workload},
 };
 
 impl fmt::Debug for workload::X509svid {
@@ -21,6 +21,24 @@ impl fmt::Debug for workload::X509svid {
 }
 
 impl fmt::Debug for workload::Jwtsvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Jwtsvid")
+            .field("spiffe_id", &self.spiffe_id)
+            .field("hint", &self.hint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for broker::X509svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("X509svid")
+            .field("spiffe_id", &self.spiffe_id)
+            .field("hint", &self.hint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for broker::Jwtsvid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Jwtsvid")
             .field("spiffe_id", &self.spiffe_id)
@@ -127,7 +145,12 @@ mod tests {
         let ask = workload::ValidateJwtsvidRequest { audience: "a".into(), svid: "TOKEN".into() };
         let wit =
             workload::Witsvid { wit_svid_key: "KEYBYTES".into(), ..workload::Witsvid::default() };
-        let text = format!("{x509:?}{jwt:?}{ask:?}{wit:?}");
+        let brokered = broker::X509svid {
+            x509_svid_key: b"KEYBYTES".as_slice().into(),
+            ..broker::X509svid::default()
+        };
+        let token = broker::Jwtsvid { svid: "TOKEN".into(), ..broker::Jwtsvid::default() };
+        let text = format!("{x509:?}{jwt:?}{ask:?}{wit:?}{brokered:?}{token:?}");
         assert!(text.contains("spiffe://td/a"), "{text}");
         assert!(!text.contains("KEY") && !text.contains("TOKEN"), "{text}");
     }

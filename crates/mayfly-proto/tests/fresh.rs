@@ -8,11 +8,15 @@ use std::{
 };
 
 /// Messages whose `bytes` are handed on without a copy, as `bytes::Bytes`.
-const SHARED_BYTES: [&str; 9] = [
+const SHARED_BYTES: [&str; 13] = [
     ".X509SVID",
     ".X509SVIDResponse",
     ".X509BundlesResponse",
     ".JWTBundlesResponse",
+    ".spiffe.broker.X509SVID",
+    ".spiffe.broker.SubscribeToX509SVIDResponse",
+    ".spiffe.broker.SubscribeToX509BundlesResponse",
+    ".spiffe.broker.SubscribeToJWTBundlesResponse",
     ".mayfly.v1.Window",
     ".mayfly.v1.FollowResponse",
     ".mayfly.v1.Sealed",
@@ -21,18 +25,21 @@ const SHARED_BYTES: [&str; 9] = [
 ];
 
 /// Messages whose `Debug` is written by hand in `src/secret.rs`.
-const SECRET: [&str; 6] = [
+const SECRET: [&str; 8] = [
     ".X509SVID",
     ".JWTSVID",
     ".WITSVID",
     ".ValidateJWTSVIDRequest",
+    ".spiffe.broker.X509SVID",
+    ".spiffe.broker.JWTSVID",
     ".envoy.config.core.v3.DataSource",
     ".envoy.service.discovery.v3.DiscoveryResponse",
 ];
 
 /// What the generator calls a file, and what we call it.
-const KEPT: [(&str, &str); 8] = [
+const KEPT: [(&str, &str); 9] = [
     ("_.rs", "spiffe.workload.rs"),
+    ("spiffe.broker.rs", "spiffe.broker.rs"),
     ("mayfly.v1.rs", "mayfly.v1.rs"),
     ("envoy.config.core.v3.rs", "envoy.core.rs"),
     ("envoy.service.discovery.v3.rs", "envoy.discovery.rs"),

@@ -3,11 +3,17 @@
 //! In `mayfly up` the desk is a channel to the driver; in an agent it will be a stream to the broker.
 //! It is a trait so that the code which parses strangers' bytes does not link to the signer.
 
-use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    pin::Pin,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use mayfly_core::{
-    Closing, Denial, Evidence, Identity, PolicyEpoch, Serial, SpiffeId, Timestamp, TrustDomain,
+    Closing, Denial, Evidence, Identity, PolicyEpoch, Serial, SpiffeId, TaskId, TaskVersion,
+    Timestamp, TrustDomain,
 };
 use tokio::sync::watch;
 
@@ -24,6 +30,9 @@ pub trait Desk: Send + Sync + 'static {
     /// Who this caller is. Never empty: nobody is [`Denial::NoIdentity`]. A caller whose task is being
     /// opened is held, not refused.
     fn introduce(&self, evidence: Evidence) -> Reply<Vec<Introduced>>;
+    /// Who a workload is that somebody else refers to. Says of one that has no identity any more whether
+    /// it has finished or was stopped.
+    fn refer(&self, reference: Reference) -> Reply<Vec<Introduced>>;
     /// A fresh certificate with a key of its own.
     fn x509(&self, who: &Introduced) -> Reply<X509Svid>;
     /// A fresh token for all of `audience`.
@@ -37,6 +46,27 @@ pub trait Desk: Send + Sync + 'static {
     /// A verifier has seen a credential used as it may not be. Answered once it is noted, not once
     /// anything was done about it.
     fn report(&self, report: Report) -> Reply<()>;
+}
+
+/// A workload, in the words of somebody who acts for it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Reference {
+    /// Which.
+    pub named: Named,
+    /// Profiles beyond which nothing is given; `None` is all of them.
+    pub within: Within,
+}
+
+/// The names of the profiles that somebody may act for; `None` is all of them.
+pub type Within = Option<Arc<BTreeSet<String>>>;
+
+/// How a workload is named by somebody else.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Named {
+    /// A process, as we saw it ourselves.
+    Process(Evidence),
+    /// A task, and which version of it where one is meant.
+    Task(TaskId, Option<TaskVersion>),
 }
 
 /// What a verifier has seen of a credential. Whatever stands in it is the verifier's word, but for the

@@ -55,10 +55,11 @@ impl fmt::Debug for Secured {
 /// A handshake that goes on.
 pub type Securing = Pin<Box<dyn Future<Output = io::Result<Secured>> + Send>>;
 
-/// The handshake of a port. This crate holds no key and links no TLS, so whoever wires brings one.
+/// The handshake of a port, or of a socket where it is asked for. This crate holds no key and links no
+/// TLS, so whoever wires brings one.
 pub trait Secure: Send + Sync + 'static {
     /// Shakes hands with whoever is at the other end of `stream`.
-    fn secure(&self, stream: TcpStream) -> Securing;
+    fn secure(&self, stream: Box<dyn Octets>) -> Securing;
 }
 
 /// What is talked about at a port.
@@ -66,6 +67,8 @@ pub trait Secure: Send + Sync + 'static {
 pub enum Manner {
     /// gRPC: HTTP/2 alone, and streams that may last.
     Streams,
+    /// The same for few who are known by name and ask for many: as many streams as at a socket.
+    Brokers,
     /// Documents: HTTP/1.1 too, and no connection lasts for long.
     Pages,
 }
@@ -139,6 +142,21 @@ impl Doors {
         let door = Door { place, closing, cut };
         let visitors = visitors(port, (secure, Arc::clone(&self.remote)), door.clone());
         drop(self.serving.spawn(door.serve(manner.server(), routes, visitors)));
+    }
+
+    /// Serves `routes` on `listener` to those who get through `secure` and prove to be somebody there. Must
+    /// be called in a runtime. After [`Self::shut`] nothing is opened any more.
+    pub fn open_secured(&self, listener: Listener, secure: Arc<dyn Secure>, routes: Routes) {
+        let (sender, closing) = watch::channel(None);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.shut {
+            return;
+        }
+        open.of_all.push(sender);
+        let (cut, place) = (CancellationToken::new(), listener.path().display().to_string());
+        let door = Door { place, closing, cut };
+        let proven = proven(listener, (secure, Arc::clone(&self.quota)), door.clone());
+        drop(self.serving.spawn(door.serve(server(), routes, proven)));
     }
 
     /// Closes the door of `task`, whose streams end because the task has.
@@ -257,26 +275,69 @@ fn visitors(
     let enter = move |(stream, address, seat): (TcpStream, SocketAddr, Seat<IpAddr>)| {
         // A heartbeat is small and must not wait for more to come. Without it everything still works.
         let _still_fine = stream.set_nodelay(true).is_ok();
-        let (door, secured) = (door.clone(), secure.secure(stream));
+        let (door, secured) = (door.clone(), secure.secure(Box::new(stream)));
         async move {
-            match tokio::time::timeout(limits::HANDSHAKE_MAX, secured).await {
-                Ok(Ok(Secured { octets, id })) => {
-                    let guest = Guest::remote(address, id, door.closing.clone());
-                    let cut = door.cut.clone().cancelled_owned();
-                    Some(Ok(Connection::new(octets, guest, cut, seat)))
-                }
-                Ok(Err(error)) => {
-                    tracing::debug!(%address, %error, "a caller was turned away");
-                    None
-                }
-                Err(_elapsed) => {
-                    tracing::debug!(%address, "a caller took too long over its handshake");
-                    None
-                }
-            }
+            let Secured { octets, id } = shake(secured, &door.place).await?;
+            let guest = Guest::remote(address, id, door.closing.clone());
+            let cut = door.cut.clone().cancelled_owned();
+            Some(Ok(Connection::new(octets, guest, cut, seat)))
         }
     };
     arrivals.map(enter).buffer_unordered(limits::PORT_CONNECTIONS_MAX).filter_map(ready)
+}
+
+/// Everybody who comes to a socket and proves to be somebody. Which process that is does not matter here,
+/// so it may live where we cannot see it.
+fn proven(
+    listener: Listener,
+    (secure, quota): (Arc<dyn Secure>, Arc<Quota>),
+    door: Door,
+) -> impl Stream<Item = io::Result<Connection<Mended<Box<dyn Octets>>, Seat>>> {
+    let admit = move |stream: &UnixStream| {
+        let uid = stream.peer_cred().ok()?.uid();
+        let seat = quota.take(uid);
+        if seat.is_none() {
+            tracing::warn!(uid, "too many connections");
+        }
+        Some((uid, seat?))
+    };
+    let arrivals = stream::unfold((listener, admit), |(listener, admit)| async move {
+        loop {
+            match listener.inner.accept().await {
+                Ok((stream, _nameless)) => {
+                    if let Some((uid, seat)) = admit(&stream) {
+                        return Some(((stream, uid, seat), (listener, admit)));
+                    }
+                }
+                Err(error) => not_accepted(&error).await,
+            }
+        }
+    });
+    let enter = move |(stream, uid, seat): (UnixStream, u32, Seat)| {
+        let (door, secured) = (door.clone(), secure.secure(Box::new(stream)));
+        async move {
+            let Secured { octets, id } = shake(secured, &door.place).await?;
+            // A handshake that asks for no name has no business at such a socket.
+            let guest = Guest::proven(uid, id?, door.closing.clone());
+            let cut = door.cut.clone().cancelled_owned();
+            Some(Ok(Connection::new(Mended::new(octets), guest, cut, seat)))
+        }
+    };
+    arrivals.map(enter).buffer_unordered(limits::HANDSHAKES_MAX).filter_map(ready)
+}
+
+async fn shake(secured: Securing, place: &str) -> Option<Secured> {
+    match tokio::time::timeout(limits::HANDSHAKE_MAX, secured).await {
+        Ok(Ok(secured)) => Some(secured),
+        Ok(Err(error)) => {
+            tracing::debug!(place, %error, "a caller was turned away");
+            None
+        }
+        Err(_elapsed) => {
+            tracing::debug!(place, "a caller took too long over its handshake");
+            None
+        }
+    }
 }
 
 /// What counts as one host: of IPv6 the network, whose addresses are all one host's to choose from.
@@ -305,12 +366,16 @@ impl Manner {
     /// The same for callers from elsewhere, who may vanish without a word: they are asked whether they
     /// are there.
     fn server(self) -> Server {
+        let streams = match self {
+            Self::Streams | Self::Pages => limits::STREAMS_PER_PORT_CONNECTION_MAX,
+            Self::Brokers => limits::STREAMS_PER_CONNECTION_MAX,
+        };
         let server = server()
-            .max_concurrent_streams(limits::STREAMS_PER_PORT_CONNECTION_MAX)
+            .max_concurrent_streams(streams)
             .http2_keepalive_interval(Some(limits::PORT_KEEPALIVE))
             .http2_keepalive_timeout(Some(limits::PORT_KEEPALIVE_ANSWER_MAX));
         match self {
-            Self::Streams => server,
+            Self::Streams | Self::Brokers => server,
             Self::Pages => server
                 .accept_http1(true)
                 .max_connection_age(limits::PAGES_CONNECTION_MAX)

@@ -78,8 +78,20 @@ pub struct Guest {
 
 #[derive(Debug)]
 enum Who {
-    Process { peer: Peer, socket: Option<TaskId>, pidfd: OnceLock<Option<AsyncFd<Pidfd>>> },
-    Remote { address: SocketAddr, id: Option<SpiffeId> },
+    Process {
+        peer: Peer,
+        socket: Option<TaskId>,
+        pidfd: OnceLock<Option<AsyncFd<Pidfd>>>,
+    },
+    Remote {
+        address: SocketAddr,
+        id: Option<SpiffeId>,
+    },
+    /// Of this machine, and known by what it proved and not by its process.
+    Proven {
+        uid: u32,
+        id: SpiffeId,
+    },
 }
 
 impl Guest {
@@ -104,12 +116,24 @@ impl Guest {
         Self { who: Who::Remote { address, id }, closing }
     }
 
+    /// A caller of this machine's user `uid` that proved to be `id` in its handshake.
+    #[must_use]
+    pub const fn proven(uid: u32, id: SpiffeId, closing: watch::Receiver<Option<Denial>>) -> Self {
+        Self { who: Who::Proven { uid, id }, closing }
+    }
+
+    /// A process that this guest speaks for, through the same door.
+    #[must_use]
+    pub(crate) fn speaking_for(&self, peer: Peer) -> Self {
+        Self::new(peer, None, self.closing.clone())
+    }
+
     /// The process that connected; nobody from elsewhere has one.
     #[must_use]
     pub const fn peer(&self) -> Option<&Peer> {
         match &self.who {
             Who::Process { peer, .. } => Some(peer),
-            Who::Remote { .. } => None,
+            Who::Remote { .. } | Who::Proven { .. } => None,
         }
     }
 
@@ -119,6 +143,7 @@ impl Guest {
         match &self.who {
             Who::Process { .. } => None,
             Who::Remote { id, .. } => id.as_ref(),
+            Who::Proven { id, .. } => Some(id),
         }
     }
 
@@ -126,7 +151,7 @@ impl Guest {
     #[must_use]
     pub const fn address(&self) -> Option<SocketAddr> {
         match &self.who {
-            Who::Process { .. } => None,
+            Who::Process { .. } | Who::Proven { .. } => None,
             Who::Remote { address, .. } => Some(*address),
         }
     }
@@ -137,6 +162,7 @@ impl Guest {
         match &self.who {
             Who::Process { peer, .. } => peer.uid(),
             Who::Remote { .. } => ELSEWHERE,
+            Who::Proven { uid, .. } => *uid,
         }
     }
 
@@ -145,7 +171,7 @@ impl Guest {
     pub const fn socket(&self) -> Option<TaskId> {
         match &self.who {
             Who::Process { socket, .. } => *socket,
-            Who::Remote { .. } => None,
+            Who::Remote { .. } | Who::Proven { .. } => None,
         }
     }
 

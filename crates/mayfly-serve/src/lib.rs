@@ -22,6 +22,7 @@
 pub mod asking;
 #[doc(hidden)]
 pub mod authority;
+pub mod broker_api;
 mod connection;
 pub mod desk;
 pub mod doors;
@@ -46,6 +47,7 @@ mod wallet;
 mod wire;
 pub mod workload;
 
+pub use broker_api::{Allowance, BrokerApi, Brokers};
 pub use connection::Mended;
 pub use desk::{Bundles, Clock, Desk, Introduced, JwtSvid, Reply, Validated, X509Svid};
 pub use doors::{Doors, Manner, Octets, Secure, Secured, Securing};

@@ -13,6 +13,8 @@ pub const CONNECTIONS_PER_USER_MAX: usize = 12_288;
 pub const PORT_CONNECTIONS_MAX: usize = 4096;
 /// Open connections of one host.
 pub const PORT_CONNECTIONS_PER_HOST_MAX: usize = 1024;
+/// Handshakes at one socket that go on at once. Others wait in the backlog.
+pub const HANDSHAKES_MAX: usize = 256;
 /// How long a handshake may take.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// HTTP/2 streams of one connection from elsewhere. A follower needs one. Few, so that one host cannot

@@ -15,6 +15,10 @@ use tonic::{Code, Status};
 
 use crate::{limits, office::Refusal};
 
+mod reference;
+
+pub use reference::{broker_header_missing, of_reference};
+
 /// The gRPC code of a denial.
 #[must_use]
 pub const fn code(denial: Denial) -> Code {
@@ -33,14 +37,19 @@ pub const fn code(denial: Denial) -> Code {
         | Denial::ExceedsParent
         | Denial::NotNarrower
         | Denial::BudgetSpent
-        | Denial::JobHoldsNothing => Code::PermissionDenied,
+        | Denial::JobHoldsNothing
+        | Denial::ReferenceDenied
+        | Denial::TaskRevoked => Code::PermissionDenied,
         Denial::TaskUnknown
         | Denial::ProfileUnknown
         | Denial::OwnerUnknown
         | Denial::NodeUnknown
         | Denial::AuthorityUnknown
-        | Denial::SerialUnknown => Code::NotFound,
+        | Denial::SerialUnknown
+        | Denial::WorkloadGone
+        | Denial::VersionUnmatched => Code::NotFound,
         Denial::Malformed
+        | Denial::ReferenceInvalid
         | Denial::AudienceInvalid
         | Denial::TokenInvalid
         | Denial::LeaseOutOfRange
@@ -115,14 +124,20 @@ pub fn of_refusal(refusal: &Refusal) -> Status {
     let message = format!("{denial}: {text}");
     let word = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     let metadata = [("code", denial.code()), ("remedy", denial.remedy()), ("detail", &detail)];
-    let info = rpc::ErrorInfo {
-        reason: denial.code().to_uppercase(),
-        domain: OURS.to_owned(),
-        metadata: BTreeMap::from(metadata.map(word)),
-    };
+    let reason = denial.code().to_uppercase();
+    with_info((code(denial), message), (&reason, OURS), BTreeMap::from(metadata.map(word)))
+}
+
+/// A refusal with its reason for programs.
+fn with_info(
+    (code, message): (Code, String),
+    (reason, domain): (&str, &str),
+    metadata: BTreeMap<String, String>,
+) -> Status {
+    let (reason, domain) = (reason.to_owned(), domain.to_owned());
+    let info = rpc::ErrorInfo { reason, domain, metadata };
     let info =
         prost_types::Any { type_url: ERROR_INFO_TYPE.to_owned(), value: info.encode_to_vec() };
-    let code = code(denial);
     let details = rpc::Status { code: code.into(), message: message.clone(), details: vec![info] };
     Status::with_details(code, message, details.encode_to_vec().into())
 }
@@ -175,6 +190,8 @@ mod tests {
             assert!(!matches!(status.code(), Code::Ok | Code::Cancelled | Code::Unknown));
             assert!(status.message().starts_with(denial.code()), "{status:?}");
             assert!(status.message().ends_with(denial.remedy()), "{status:?}");
+            let status = of_reference(*denial);
+            assert!(!matches!(status.code(), Code::Ok | Code::Cancelled | Code::Unknown));
         }
     }
 

@@ -1,9 +1,10 @@
-//! The streams of the Workload API: certificates renewed at half life, and bundles.
+//! What the Workload API says, and the Broker API in other words: certificates renewed at half life,
+//! tokens and bundles.
 
 use std::sync::Arc;
 
-use mayfly_core::Denial;
-use mayfly_proto::spiffe::workload::X509svidResponse;
+use mayfly_core::{Denial, SpiffeId};
+use mayfly_proto::spiffe::workload::{JwtsvidResponse, X509svidResponse};
 use prost::Message;
 use tokio::sync::watch;
 
@@ -107,6 +108,19 @@ impl<M: Message + Clone + PartialEq + 'static> Speaker for BundleStream<M> {
             }
         }
     }
+}
+
+/// A token for all of `audience` for each identity, or for the one that is `wanted`.
+pub(crate) async fn tokens(
+    visit: &Visit,
+    audience: Vec<String>,
+    wanted: Option<SpiffeId>,
+) -> Result<JwtsvidResponse, Denial> {
+    let keep =
+        |one: &Introduced| wanted.as_ref().is_none_or(|wanted| one.identity.spiffe_id == *wanted);
+    let held = visit.credentials(keep, |one| visit.desk().jwt(one, audience.clone())).await?;
+    visit.check()?;
+    Ok(wire::jwt_svids(held))
 }
 
 /// Clients refuse a message of more than 4 MiB, and some end their watch over it for good.

@@ -11,11 +11,11 @@ use futures_util::{
     future::{join_all, select_all},
     stream,
 };
-use mayfly_core::{Closing, Denial, Evidence, Timestamp};
+use mayfly_core::{Closing, Denial, Evidence, TaskId, TaskVersion, Timestamp};
 use tokio::sync::watch;
 
 use crate::{
-    desk::{Bundles, Clock, Desk, Introduced, Reply},
+    desk::{Bundles, Clock, Desk, Introduced, Named, Reference, Reply, Within},
     guest::{Eyes, Guest, denial_of},
     limits,
     quota::Seat,
@@ -29,10 +29,23 @@ pub(crate) struct House {
     pub(crate) clock: Clock,
 }
 
+/// Whom a call is about.
+#[derive(Clone, Debug)]
+pub(crate) enum Whom {
+    /// Whoever calls.
+    Caller,
+    /// The guest, for whom somebody else calls.
+    Process(Within),
+    /// A task, for which the guest calls.
+    Task(TaskId, Option<TaskVersion>, Within),
+}
+
 /// One call.
 pub(crate) struct Visit {
     house: House,
+    /// Who has to be there for as long as the call lasts.
     guest: Arc<Guest>,
+    whom: Whom,
     _seat: Seat,
 }
 
@@ -49,7 +62,12 @@ pub(crate) enum Wake {
 
 impl Visit {
     pub(crate) const fn new(house: House, guest: Arc<Guest>, seat: Seat) -> Self {
-        Self { house, guest, _seat: seat }
+        Self { house, guest, whom: Whom::Caller, _seat: seat }
+    }
+
+    /// The same call about `whom`.
+    pub(crate) fn about(self, whom: Whom) -> Self {
+        Self { whom, ..self }
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -67,8 +85,22 @@ impl Visit {
 
     /// Looks at the caller and asks the desk who it is. Never empty.
     pub(crate) async fn introduce(&self) -> Result<Vec<Introduced>, Denial> {
-        let evidence = self.unless_gone(self.look()).await?;
-        let mut who = self.unless_gone(self.desk().introduce(evidence)).await?;
+        let refer = |named, within: &Within| {
+            self.unless_gone(self.desk().refer(Reference { named, within: within.clone() }))
+        };
+        let mut who = match &self.whom {
+            Whom::Caller => {
+                let evidence = self.unless_gone(self.look()).await?;
+                self.unless_gone(self.desk().introduce(evidence)).await?
+            }
+            Whom::Process(within) => {
+                let evidence = self.unless_gone(self.look()).await?;
+                refer(Named::Process(evidence), within).await?
+            }
+            Whom::Task(task, version, within) => {
+                refer(Named::Task(*task, *version), within).await?
+            }
+        };
         who.truncate(mayfly_core::limits::IDENTITIES_PER_CALLER_MAX);
         if who.is_empty() { Err(Denial::NoIdentity) } else { Ok(who) }
     }
@@ -103,10 +135,22 @@ impl Visit {
             let answers = self.unless_gone(asked).await?;
             match gather(who, answers) {
                 Err(Denial::TaskVersion) => last = Denial::TaskVersion,
+                // In which way it is over, the next introduction says.
+                Err(Denial::TaskEnded) if self.is_for_another() => last = Denial::TaskEnded,
                 answer => return answer,
             }
         }
         Err(last)
+    }
+
+    const fn is_for_another(&self) -> bool {
+        !matches!(self.whom, Whom::Caller)
+    }
+
+    /// What a stream makes of news. Who acts for another is introduced again in any case, because that
+    /// tells what became of the workload.
+    const fn heard(&self, closing: Closing) -> Wake {
+        Wake::News(if self.is_for_another() { Closing::Changed } else { closing })
     }
 
     /// Does `work` for as long as the caller is there.
@@ -133,7 +177,7 @@ impl Visit {
         tokio::select! {
             biased;
             denial = self.guest.gone() => Err(denial),
-            (closing, ..) = news => closing.map(Wake::News),
+            (closing, ..) = news => closing.map(|closing| self.heard(closing)),
             changed = bundles.changed() => match changed {
                 Ok(()) => Ok(Wake::Bundles),
                 Err(_desk_is_gone) => Err(Denial::NotServing),
@@ -207,11 +251,20 @@ pub(crate) type Pulled<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, tonic:
 
 /// Lets `speaker` speak until its first error.
 pub(crate) fn pull<S: Speaker>(speaker: S) -> Pulled<S::Message> {
-    Box::pin(stream::unfold(Some(speaker), |speaker| async move {
+    pull_as(speaker, std::convert::identity, crate::status::of)
+}
+
+/// The same in the words of another service.
+pub(crate) fn pull_as<S: Speaker, M: Send + 'static>(
+    speaker: S,
+    message: fn(S::Message) -> M,
+    status: fn(Denial) -> tonic::Status,
+) -> Pulled<M> {
+    Box::pin(stream::unfold(Some(speaker), move |speaker| async move {
         let mut speaker = speaker?;
         match speaker.next().await {
-            Ok(message) => Some((Ok(message), Some(speaker))),
-            Err(denial) => Some((Err(crate::status::of(denial)), None)),
+            Ok(said) => Some((Ok(message(said)), Some(speaker))),
+            Err(denial) => Some((Err(status(denial)), None)),
         }
     }))
 }

@@ -7,7 +7,10 @@ use mayfly_core::{
     Denial, InvalidId, Serial, SpiffeId, Timestamp, TrustDomain,
     limits::{AUDIENCE_BYTES_MAX, AUDIENCES_MAX},
 };
-use mayfly_proto::{mayfly::v1, spiffe::workload};
+use mayfly_proto::{
+    mayfly::v1,
+    spiffe::{broker, workload},
+};
 use prost_types::{ListValue, Struct, Value, value::Kind};
 
 use crate::{
@@ -143,6 +146,48 @@ pub(crate) fn jwt_svids(held: Vec<(Introduced, JwtSvid)>) -> workload::JwtsvidRe
         hint,
     });
     workload::JwtsvidResponse { svids: svids.collect() }
+}
+
+/// `SubscribeToX509SVID`: the same in the Broker API's words.
+pub(crate) fn brokered_x509(
+    said: workload::X509svidResponse,
+) -> broker::SubscribeToX509svidResponse {
+    let svids = said.svids.into_iter().map(|svid| broker::X509svid {
+        spiffe_id: svid.spiffe_id,
+        x509_svid: svid.x509_svid,
+        x509_svid_key: svid.x509_svid_key,
+        bundle: svid.bundle,
+        hint: svid.hint,
+    });
+    broker::SubscribeToX509svidResponse {
+        svids: svids.collect(),
+        crl: said.crl,
+        federated_bundles: said.federated_bundles,
+    }
+}
+
+/// `SubscribeToX509Bundles`.
+pub(crate) fn brokered_x509_bundles(
+    said: workload::X509BundlesResponse,
+) -> broker::SubscribeToX509BundlesResponse {
+    broker::SubscribeToX509BundlesResponse { crl: said.crl, bundles: said.bundles }
+}
+
+/// `FetchJWTSVID` of the Broker API.
+pub(crate) fn brokered_jwt(said: workload::JwtsvidResponse) -> broker::FetchJwtsvidResponse {
+    let svids = said.svids.into_iter().map(|svid| broker::Jwtsvid {
+        spiffe_id: svid.spiffe_id,
+        svid: svid.svid,
+        hint: svid.hint,
+    });
+    broker::FetchJwtsvidResponse { svids: svids.collect() }
+}
+
+/// `SubscribeToJWTBundles`.
+pub(crate) fn brokered_jwt_bundles(
+    said: workload::JwtBundlesResponse,
+) -> broker::SubscribeToJwtBundlesResponse {
+    broker::SubscribeToJwtBundlesResponse { bundles: said.bundles }
 }
 
 /// `ValidateJWTSVID`.

@@ -20,7 +20,7 @@ use crate::{
     limits,
     quota::Quota,
     status,
-    svids::{BundleStream, SvidStream},
+    svids::{BundleStream, SvidStream, tokens},
     visit::{House, Pulled, Visit, pull},
     wire,
 };
@@ -34,13 +34,14 @@ const HEADER: (&str, &str) = ("workload.spiffe.io", "true");
 /// # Errors
 /// `InvalidArgument` for any other.
 pub fn only_spiffe(request: Request<()>) -> Result<Request<()>, Status> {
-    let mut values = request.metadata().get_all(HEADER.0).iter();
-    let first_is_true = values.next().is_some_and(|value| value.as_bytes() == HEADER.1.as_bytes());
-    if first_is_true && values.next().is_none() {
-        Ok(request)
-    } else {
-        Err(status::header_missing())
-    }
+    if says_once(&request, HEADER) { Ok(request) } else { Err(status::header_missing()) }
+}
+
+/// Whether a request carries a header exactly once and with exactly this value.
+pub(crate) fn says_once(request: &Request<()>, (name, value): (&str, &str)) -> bool {
+    let mut values = request.metadata().get_all(name).iter();
+    let is_said = values.next().is_some_and(|said| said.as_bytes() == value.as_bytes());
+    is_said && values.next().is_none()
 }
 
 /// The service. Clones share everything.
@@ -107,15 +108,7 @@ impl SpiffeWorkloadApi for Workload {
         let asked = request.into_inner();
         let wanted = wire::wanted_id(&asked.spiffe_id).map_err(|rule| status::of_field(&rule))?;
         let audience = wire::audience(asked.audience).map_err(status::of)?;
-        let keep = |one: &crate::desk::Introduced| {
-            wanted.as_ref().is_none_or(|wanted| one.identity.spiffe_id == *wanted)
-        };
-        let held = visit
-            .credentials(keep, |one| visit.desk().jwt(one, audience.clone()))
-            .await
-            .map_err(status::of)?;
-        visit.check().map_err(status::of)?;
-        Ok(Response::new(wire::jwt_svids(held)))
+        tokens(&visit, audience, wanted).await.map(Response::new).map_err(status::of)
     }
 
     async fn fetch_jwt_bundles(

@@ -94,6 +94,7 @@ pub(crate) fn half(task: TaskId) -> u64 {
 fn event_words(event: &Event) -> (&'static str, u64, u64) {
     match event {
         Event::Met { ticket, verdict, .. } => ("met", ticket.0, verdict.permits.len() as u64),
+        Event::TaskNamed { ticket, task, .. } => ("task_named", ticket.0, half(*task)),
         Event::Asked { ticket, basis, .. } => ("asked", ticket.0, half(basis.task)),
         Event::BeginAsked { ticket, luck, .. } => ("begin_asked", ticket.0, half(*luck)),
         Event::HeartbeatHeard { ticket, task } => ("heartbeat", ticket.0, half(*task)),

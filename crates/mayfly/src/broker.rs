@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use mayfly_serve::{Doors, Listener, Services, office::Office};
+use mayfly_serve::{Desk, Doors, Listener, Services, office::Office};
 use mayfly_store::StoreError;
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -163,9 +163,11 @@ impl Broker {
         let inner = Inner::start(&config, opened, &ring, (&clock, &running))?;
         let seams = inner.keep(config, ring, &about, (&clock, &running)).await;
         let own = ports.identity(&seams, authority_ttl, (&clock, &running)).await?;
-        let services = Services::new(Arc::new(seams.desk), seams.eyes, Arc::clone(&clock), names)
-            .await
-            .map_err(|error| BrokerError::Services(error.to_string()))?;
+        let (desk, eyes): (Arc<dyn Desk>, _) = (Arc::new(seams.desk), seams.eyes);
+        let services =
+            Services::new(Arc::clone(&desk), Arc::clone(&eyes), Arc::clone(&clock), names)
+                .await
+                .map_err(|error| BrokerError::Services(error.to_string()))?;
         let doors = Arc::new(Doors::default());
         let routes = services.routes();
         let sockets =
@@ -181,7 +183,8 @@ impl Broker {
         doors.open(None, Listener::bind(&about.paths.admin_socket(), 0o600)?, offices.clone());
         // Who may connect is not yet somebody who may do something.
         doors.open(None, Listener::bind(&about.paths.tasks_socket(), 0o666)?, offices);
-        let offer = Offer { pages: seams.pages, streams: services.remote_routes_with(&office) };
+        let streams = services.remote_routes_with(&office);
+        let offer = Offer { pages: seams.pages, streams, desk, eyes };
         let behind = (&clock, &running.tasks, &running.stop);
         let served = ports.open(&doors, (own, &about.workload_socket), offer, behind).await?;
         let workload_socket = about.workload_socket;
@@ -205,6 +208,18 @@ impl Broker {
     #[must_use]
     pub const fn feed_address(&self) -> Option<SocketAddr> {
         self.served.streams
+    }
+
+    /// Where brokers connect, if anywhere.
+    #[must_use]
+    pub fn broker_socket(&self) -> Option<&Path> {
+        self.served.brokers.as_ref().map(|(socket, _)| socket.as_path())
+    }
+
+    /// Where brokers connect by TCP, if anywhere.
+    #[must_use]
+    pub fn broker_address(&self) -> Option<SocketAddr> {
+        self.served.brokers.as_ref().and_then(|(_, address)| *address)
     }
 
     /// What was noticed at the start.

@@ -10,19 +10,22 @@ use mayfly_policy::{Profiles, Rights};
 use mayfly_serve::sds::Names;
 use serde::Deserialize;
 
+pub use self::{
+    broker_api::BrokerApiPort,
+    federation::{BundleEndpoint, EndpointProfile, Federation},
+    ports::{FeedPort, HttpPort, PortTls},
+};
 use self::{
     attest::RawAttest,
+    broker_api::RawBrokerApi,
     envoy::RawEnvoy,
     federation::RawFederation,
     ports::{RawBroker, RawHttp},
     roles::RawRole,
 };
-pub use self::{
-    federation::{BundleEndpoint, EndpointProfile, Federation},
-    ports::{FeedPort, HttpPort, PortTls},
-};
 
 mod attest;
+mod broker_api;
 mod envoy;
 mod federation;
 mod ports;
@@ -78,6 +81,7 @@ struct RawConfig {
     broker: Option<RawBroker>,
     #[serde(default)]
     role: Vec<RawRole>,
+    broker_api: Option<RawBrokerApi>,
     // Read by mayfly-policy; named here so that a misspelt key beside it is an error.
     #[serde(default, rename = "profile")]
     _profile: Vec<toml::Table>,
@@ -148,6 +152,8 @@ pub struct Config {
     pub feed_port: Option<FeedPort>,
     /// Who may do what.
     pub rights: Rights,
+    /// Where the Broker API is served and to whom, if at all.
+    pub broker_api: Option<BrokerApiPort>,
     /// The first edition of the profiles.
     pub profiles: Profiles,
 }
@@ -179,6 +185,7 @@ impl Config {
             http: None,
             feed_port: None,
             rights: Rights::new(uid),
+            broker_api: None,
             profiles: Profiles::dev(uid).at_epoch(FIRST_EPOCH),
         })
     }
@@ -222,9 +229,16 @@ impl Config {
         let federation = federation::read(raw.federation, &built_in.trust_domain, base)?;
         let partners: Vec<_> = federation.iter().map(|entry| &entry.trust_domain).collect();
         let feed_port = raw.broker.map(|broker| broker.read(&partners)).transpose()?;
+        let workload_socket = socket.unwrap_or(built_in.workload_socket);
+        let near = broker_api::Near {
+            own: &built_in.trust_domain,
+            partners: &partners,
+            workload_socket: &workload_socket,
+        };
+        let broker_api = raw.broker_api.map(|raw| raw.read((base, data_dir), &near)).transpose()?;
         Ok(Self {
             node: raw.node.map_or(Ok(built_in.node), node)?,
-            workload_socket: socket.unwrap_or(built_in.workload_socket),
+            workload_socket,
             workload_mode: raw.workload.mode.map_or(Ok(built_in.workload_mode), |m| mode(&m))?,
             key_storage: key_storage(raw.authority.storage.as_deref())?,
             ca_ttl: ttl("authority.ca_ttl", raw.authority.ca_ttl.as_deref())?,
@@ -236,6 +250,7 @@ impl Config {
             http: raw.http.map(|http| http.read(base)).transpose()?,
             feed_port,
             rights: built_in.rights.with(roles::read(raw.role)?),
+            broker_api,
             trust_domain: built_in.trust_domain,
             profiles,
         })

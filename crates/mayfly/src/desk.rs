@@ -4,11 +4,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use mayfly_core::{
-    Ask, Basis, Claim, Denial, Event, Evidence, PolicyEpoch, Serial, Showing, SpiffeId, TaskId,
+    Ask, Basis, Claim, Denial, Event, Evidence, PolicyEpoch, Registrar, Serial, Showing, SpiffeId,
+    TaskId, TaskVersion, Ticket,
 };
 use mayfly_policy::Profiles;
 use mayfly_serve::{
-    desk::{Bundles, Desk, Introduced, JwtSvid, Reply, Report, Use, Validated, X509Svid},
+    desk::{
+        Bundles, Desk, Introduced, JwtSvid, Named, Reference, Reply, Report, Use, Validated,
+        Within, X509Svid,
+    },
     feed::hub::Hub,
 };
 use mayfly_verify::{JwkSet, JwkSets, jwt};
@@ -79,16 +83,48 @@ impl LocalDesk {
         Self { inbox, policy, bundles, feed, clock, own, svids }
     }
 
-    async fn meet(&self, evidence: Evidence) -> Result<Vec<Introduced>, Denial> {
-        for _ in 0..RECONSIDERATIONS_MAX {
+    /// Meets a caller, as far as it may be `within` some profiles.
+    async fn meet(&self, evidence: &Evidence, within: &Within) -> Result<Vec<Introduced>, Denial> {
+        self.introduced(|| {
             // INVARIANT P8: silence is a No. Evidence that earns nothing still reaches the registrar,
             // which refuses it and testifies to that.
-            let verdict = self.policy.current().judge(&evidence);
+            let mut verdict = self.policy.current().judge(evidence);
+            verdict.permits.retain(|terms| is_within(within, &terms.profile));
             let epoch = verdict.epoch;
             let luck = verdict.permits.iter().map(|_| clock::task_id()).collect();
             let caller = evidence.caller.clone();
-            let met = move |ticket| Event::Met { ticket, caller, verdict, luck };
-            match self.inbox.introduce(met).await {
+            (epoch, move |ticket| Event::Met { ticket, caller, verdict, luck })
+        })
+        .await
+    }
+
+    /// Finds the task that somebody acts for.
+    async fn find(
+        &self,
+        (task, version): (TaskId, Option<TaskVersion>),
+        within: &Within,
+    ) -> Result<Vec<Introduced>, Denial> {
+        // A task keeps its profile for life, so it cannot be another by the time it is named.
+        let profile = move |r: &Registrar| r.task(task).map(|task| task.terms.profile.clone());
+        if let Some(profile) = self.inbox.read(profile).await?
+            && !is_within(within, &profile)
+        {
+            return Err(Denial::NoIdentity);
+        }
+        self.introduced(|| {
+            let epoch = self.policy.current().epoch();
+            (epoch, move |ticket| Event::TaskNamed { ticket, task, version, epoch })
+        })
+        .await
+    }
+
+    async fn introduced<E: FnOnce(Ticket) -> Event>(
+        &self,
+        event: impl Fn() -> (PolicyEpoch, E),
+    ) -> Result<Vec<Introduced>, Denial> {
+        for _ in 0..RECONSIDERATIONS_MAX {
+            let (epoch, event) = event();
+            match self.inbox.introduce(event).await {
                 Ok(found) => {
                     let introduced = found.into_iter().map(|found| Introduced {
                         identity: found.identity,
@@ -152,7 +188,7 @@ impl LocalDesk {
     }
 
     async fn stands(&self, task: TaskId, serial: Serial) -> Result<(), Denial> {
-        let standing = move |r: &mayfly_core::Registrar| r.standing(task, &serial).map(|_| ());
+        let standing = move |r: &Registrar| r.standing(task, &serial).map(|_| ());
         self.inbox.read(standing).await?
     }
 
@@ -234,7 +270,24 @@ impl LocalDesk {
 impl Desk for LocalDesk {
     fn introduce(&self, evidence: Evidence) -> Reply<Vec<Introduced>> {
         let desk = self.clone();
-        Box::pin(async move { desk.meet(evidence).await })
+        Box::pin(async move { desk.meet(&evidence, &None).await })
+    }
+
+    fn refer(&self, Reference { named, within }: Reference) -> Reply<Vec<Introduced>> {
+        let desk = self.clone();
+        Box::pin(async move {
+            let evidence = match named {
+                Named::Process(evidence) => evidence,
+                Named::Task(task, version) => return desk.find((task, version), &within).await,
+            };
+            match desk.meet(&evidence, &within).await {
+                Err(Denial::TaskEnded) => {
+                    let caller = evidence.caller;
+                    Err(desk.inbox.read(move |r: &Registrar| r.why_over(&caller)).await?)
+                }
+                answer => answer,
+            }
+        })
     }
 
     fn x509(&self, who: &Introduced) -> Reply<X509Svid> {
@@ -273,6 +326,10 @@ impl Desk for LocalDesk {
         let desk = self.clone();
         Box::pin(async move { desk.hear_report(report).await })
     }
+}
+
+fn is_within(within: &Within, profile: &str) -> bool {
+    within.as_ref().is_none_or(|names| names.contains(profile))
 }
 
 fn basis(who: &Introduced) -> Basis {

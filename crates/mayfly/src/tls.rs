@@ -1,4 +1,4 @@
-//! The handshakes of our ports.
+//! The handshakes of our ports, and of the socket for brokers.
 //!
 //! `serve` parses what strangers say and must not link a key, so it takes a handshake as something that
 //! is brought along ([`Secure`]); these are the three there are. A port shows the broker's own SVID,
@@ -17,7 +17,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mayfly_serve::{Secure, Secured, Securing};
+use mayfly_serve::{Octets, Secure, Secured, Securing};
 use mayfly_verify::{Held, Party, X509Svid};
 use rustls::{
     ServerConfig,
@@ -26,7 +26,7 @@ use rustls::{
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use tokio::{net::TcpStream, sync::watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -134,7 +134,7 @@ impl Acceptor {
 }
 
 impl Secure for Acceptor {
-    fn secure(&self, stream: TcpStream) -> Securing {
+    fn secure(&self, stream: Box<dyn Octets>) -> Securing {
         let accepting = self.acceptor.accept(stream);
         let (party, clock) = (self.party.clone(), Arc::clone(&self.clock));
         Box::pin(async move {

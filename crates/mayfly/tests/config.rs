@@ -1,14 +1,14 @@
 //! The configuration file: what the reference says, and what is refused in which words.
 #![expect(clippy::expect_used, reason = "a test that cannot run should stop")]
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use mayfly::config::{
-    BundleEndpoint, Config, ConfigError, EndpointProfile, Federation, FeedPort, HttpPort,
-    KeyStorage, PortTls,
+    BrokerApiPort, BundleEndpoint, Config, ConfigError, EndpointProfile, Federation, FeedPort,
+    HttpPort, KeyStorage, PortTls,
 };
 use mayfly_core::{Binding, Span, SpiffeId, TrustDomain};
-use mayfly_serve::sds::Names;
+use mayfly_serve::{Allowance, Brokers, sds::Names};
 
 /// The reference configuration, which documents every key.
 const REFERENCE: &str = include_str!("../../../deploy/mayfly.toml");
@@ -31,6 +31,7 @@ fn the_reference_configuration_means_what_its_comments_say() {
     let partners = [Federation { trust_domain: partner.clone(), bundle, endpoint: None }];
     assert_eq!(config.federation, partners);
     assert_eq!((config.http, config.feed_port), (None, None), "no port is open by itself");
+    assert_eq!(config.broker_api, None, "nor is anybody a broker");
     let names: Vec<_> = config.profiles.names().collect();
     assert_eq!(names, ["web", "job", "sandbox"]);
     let web = config.profiles.terms("web").expect("it is there");
@@ -92,6 +93,60 @@ fn the_ports_and_endpoints_that_the_reference_leaves_out_can_be_taken_as_they_st
     let url = "https://mayfly.partner.example:8443/bundle".parse().expect("a url");
     let profile = EndpointProfile::HttpsSpiffe { id };
     assert_eq!(endpoint, Some(BundleEndpoint { url, profile }));
+}
+
+#[test]
+fn the_broker_api_that_the_reference_leaves_out_can_be_taken_as_it_stands() {
+    let config = parse(&uncommented(REFERENCE)).expect("it is still good");
+    let id = SpiffeId::parse("spiffe://example.org/orchestrator").expect("an id");
+    let within = Some(Arc::new(["job".to_owned()].into()));
+    let wanted = BrokerApiPort {
+        socket: "/run/mayfly-broker/broker.sock".into(),
+        listen: Some("127.0.0.1:8445".parse().expect("an address")),
+        brokers: Brokers::from([(id, Allowance { pid: true, task: true, within })]),
+    };
+    assert_eq!(config.broker_api, Some(wanted));
+}
+
+#[test]
+fn point_89_brokers_are_listed_by_exact_name_and_with_what_they_may_do() {
+    const BROKER: &str = "[[broker_api.broker]]\nspiffe_id = \"spiffe://example.org/o\"\n";
+    let with = |references: &str| format!("[broker_api]\n{BROKER}references = {references}\n");
+    let port = parse(&with("[\"task\"]")).expect("a good file").broker_api.expect("a port");
+    assert_eq!(
+        (port.listen, port.socket.as_path()),
+        (None, Path::new("/var/lib/mayfly/broker/broker.sock"))
+    );
+    let allowances: Vec<_> = port.brokers.into_values().collect();
+    assert_eq!(allowances, [Allowance { pid: false, task: true, within: None }]);
+    let named = |id: &str| with("[\"pid\"]").replace("spiffe://example.org/o", id);
+    for (text, wanted) in [
+        ("[broker_api]".to_owned(), "`broker_api.broker` has to name at least one broker"),
+        (with("[\"pid\"]").repeat(1) + &with("[\"pid\"]").replace("[broker_api]\n", ""), "twice"),
+        (format!("[broker_api]\n{BROKER}"), "missing field `references`"),
+        (with("[]"), "has to name \"pid\", \"task\" or both"),
+        (with("[\"kubernetes\"]"), "knows \"pid\" and \"task\", not `kubernetes`"),
+        (with("[\"pid\"]\nprofiles = []"), "has to name a profile; leave it out to mean all"),
+        (with("[\"pid\"]\nadmin = true"), "unknown field `admin`"),
+        (named("orchestrator"), "`broker_api.broker.spiffe_id` `orchestrator`: "),
+        (named("spiffe://example.org"), "names a trust domain, not a broker"),
+        (named("spiffe://stranger.org/o"), "which has no [[federation]] entry"),
+        (
+            with("[\"pid\"]").replace("_api]\n", "_api]\nlisten = \"localhost:1\"\n"),
+            "has to be an IP address",
+        ),
+    ] {
+        let told = refusal(&text);
+        assert!(told.contains(wanted), "{text}\nsays   {told}\nwanted {wanted}");
+    }
+}
+
+#[test]
+fn point_90_brokers_and_workloads_do_not_meet_in_one_folder() {
+    let text = "[workload]\nsocket = \"/run/m/w.sock\"\n[broker_api]\nsocket = \"/run/m/b.sock\"\n\
+                [[broker_api.broker]]\nspiffe_id = \"spiffe://example.org/o\"\nreferences = [\"pid\"]";
+    assert!(refusal(text).contains("`broker_api.socket` has to be in another folder"));
+    assert!(parse(&text.replace("/m/b.sock", "/b/b.sock")).is_ok());
 }
 
 #[test]

@@ -127,7 +127,7 @@ impl Registrar {
         }
     }
 
-    fn identity(&self, id: TaskId) -> Option<Identity> {
+    pub(super) fn identity(&self, id: TaskId) -> Option<Identity> {
         self.tasks.get(&id).map(|task| Identity {
             task: id,
             version: task.version,

@@ -80,6 +80,8 @@ fn holder(wish: Option<wire::HolderWish>) -> Result<HolderWish, Refusal> {
     let pid = |pid: i32| {
         if pid > 0 { Ok(pid) } else { Err(wrong("a pid has to be positive")) }
     };
+    let named =
+        |name: String| if name.is_empty() { Err(wrong("it has no name")) } else { Ok(name) };
     let told = wish.and_then(|wish| wish.holder).ok_or_else(|| wrong("it is missing"))?;
     Ok(match told {
         Wish::LineagePid(number) => HolderWish::Lineage(pid(number)?),
@@ -92,10 +94,9 @@ fn holder(wish: Option<wire::HolderWish>) -> Result<HolderWish, Refusal> {
         Wish::Socket(false) | Wish::Lease(false) | Wish::Job(false) => {
             return Err(wrong("it is named and denied"));
         }
-        Wish::SystemdUnit(_) | Wish::ContainerId(_) | Wish::PodUid(_) => {
-            let detail = "this broker does not see units, containers or pods".to_owned();
-            return Err(Refusal { denial: Denial::HolderUnfit, detail });
-        }
+        Wish::SystemdUnit(name) => HolderWish::Unit(named(name)?),
+        Wish::ContainerId(id) => HolderWish::Container(named(id)?),
+        Wish::PodUid(uid) => HolderWish::Pod(named(uid)?),
     })
 }
 

@@ -24,7 +24,7 @@ use mayfly_proto::{
 use mayfly_serve::{
     Bundles, Clock, Desk, Doors, Eyes, Introduced, JwtSvid, Listener, LocalEyes, Reply, Services,
     Validated, X509Svid,
-    desk::Report,
+    desk::{Named, Reference, Report},
     feed::hub::{Hub, Means, Seal, Signature},
     quota::Quota,
     sds::Names,
@@ -59,6 +59,7 @@ pub(crate) struct Scripted {
     pub(crate) seal: Arc<TestSeal>,
     pub(crate) reports: Mutex<Vec<Report>>,
     pub(crate) met: Mutex<Vec<Evidence>>,
+    pub(crate) referred: Mutex<Vec<Reference>>,
     pub(crate) issued: AtomicU64,
     news: Mutex<BTreeMap<TaskId, watch::Sender<Option<Closing>>>>,
     start: tokio::time::Instant,
@@ -122,6 +123,14 @@ impl Desk for TestDesk {
             let _released = holds.wait_for(|holds| !holds).await.map(|holds| *holds);
             desk.introduced()
         })
+    }
+
+    fn refer(&self, reference: Reference) -> Reply<Vec<Introduced>> {
+        self.0.referred.lock().unwrap_or_else(PoisonError::into_inner).push(reference.clone());
+        match reference.named {
+            Named::Process(evidence) => self.introduce(evidence),
+            Named::Task(..) => reply(self.0.introduced()),
+        }
     }
 
     fn x509(&self, who: &Introduced) -> Reply<X509Svid> {
@@ -290,6 +299,7 @@ pub(crate) async fn served_with(eyes: impl FnOnce(&Arc<Scripted>) -> Arc<dyn Eye
         seal,
         reports: Mutex::default(),
         met: Mutex::default(),
+        referred: Mutex::default(),
         issued: AtomicU64::new(0),
         news: Mutex::default(),
         start,

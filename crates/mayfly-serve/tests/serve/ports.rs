@@ -14,7 +14,9 @@ use mayfly_core::SpiffeId;
 use mayfly_proto::spiffe::workload::{
     X509svidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient,
 };
-use mayfly_serve::{Doors, ListenError, Manner, Port, Secure, Secured, Securing, quota::Quota};
+use mayfly_serve::{
+    Doors, ListenError, Manner, Octets, Port, Secure, Secured, Securing, quota::Quota,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -28,7 +30,7 @@ use crate::common::{ask, served, soon};
 struct Password(Arc<AtomicBool>);
 
 impl Secure for Password {
-    fn secure(&self, mut stream: TcpStream) -> Securing {
+    fn secure(&self, mut stream: Box<dyn Octets>) -> Securing {
         let open = Arc::clone(&self.0);
         Box::pin(async move {
             let octet = if open.load(Ordering::SeqCst) { b'y' } else { stream.read_u8().await? };

@@ -368,7 +368,11 @@ async fn point_113_a_refused_response_is_not_sent_again_and_the_next_change_is()
     let refusal = DiscoveryRequest {
         version_info: String::new(),
         response_nonce: first.nonce.clone(),
-        error_detail: Some(rpc::Status { code: 3, message: "no\nsuch thing".into() }),
+        error_detail: Some(rpc::Status {
+            code: 3,
+            message: "no\nsuch thing".into(),
+            details: Vec::new(),
+        }),
         ..asking(&["ROOTCA"])
     };
     envoy.ask(refusal).await;

@@ -23,6 +23,7 @@ impl Stage {
             }
             "meet" => self.meet(line).map(|event| vec![event]),
             "ask" => self.ask(line).map(|event| vec![event]),
+            "name" => self.call_by_name(line).map(|event| vec![event]),
             "heartbeat" => one(Event::HeartbeatHeard { ticket, task: task(line.word(0)?)? }),
             "amend" => {
                 let intent = line.words.get(1).cloned().unwrap_or_default();
@@ -122,6 +123,13 @@ impl Stage {
         Ok(epoch.map_or(self.epoch, PolicyEpoch))
     }
 
+    /// `name T1`, `name T1 version=2`: somebody acts for a task.
+    fn call_by_name(&mut self, line: &Line) -> Result<Event, String> {
+        let version = version(line)?;
+        let (task, epoch) = (task(line.word(0)?)?, self.judged(line)?);
+        Ok(Event::TaskNamed { ticket: self.ticket(), task, version, epoch })
+    }
+
     /// `ask T1 x509`, `ask T1 jwt`; `version=1` for an introduction to an old version.
     fn ask(&mut self, line: &Line) -> Result<Event, String> {
         let id = task(line.word(0)?)?;
@@ -132,9 +140,7 @@ impl Stage {
             return Err(format!("the task is not of uid {uid}"));
         }
         let current = known.map_or(TaskVersion(1), |task| task.version);
-        let version = line.option("version").map(str::parse).transpose();
-        let version = version.map_err(|_no_number| String::from("`version` is not a number"))?;
-        let version = version.map_or(current, TaskVersion);
+        let version = version(line)?.unwrap_or(current);
         let ask = match line.word(1)? {
             "x509" => Ask::X509,
             "jwt" => Ask::Jwt { audience: vec!["story".into()] },
@@ -144,6 +150,12 @@ impl Stage {
         let ticket = self.ticket();
         Ok(Event::Asked { ticket, basis, ask, luck: ticket.0 })
     }
+}
+
+fn version(line: &Line) -> Result<Option<TaskVersion>, String> {
+    let version = line.option("version").map(str::parse).transpose();
+    let version = version.map_err(|_no_number| String::from("`version` is not a number"))?;
+    Ok(version.map(TaskVersion))
 }
 
 fn begin(line: &Line) -> Result<Begin, String> {

@@ -80,7 +80,7 @@ impl RawBroker {
 }
 
 /// An address and a port; no name, because a name server would choose where we listen.
-fn address(key: &str, text: &str) -> Result<SocketAddr, ConfigError> {
+pub(super) fn address(key: &str, text: &str) -> Result<SocketAddr, ConfigError> {
     let rule = "has to be an IP address and a port such as \"127.0.0.1:8443\" or \"[::]:8443\"";
     text.parse().map_err(|_not_an_address| value(key, rule))
 }
