@@ -235,7 +235,6 @@ fn author_of<T>(request: &Request<T>, why: &str) -> Result<Author, Status> {
     Ok(Author { by: by.unwrap_or_default(), why: why.to_owned() })
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
 fn refused(refusal: Refusal) -> Status {
     status::of_refusal(&refusal)
 }
