@@ -258,7 +258,7 @@ async fn r40_a_hop_is_judged_by_the_profiles_of_its_own_moment() {
 async fn r41_a_tree_of_a_thousand_is_over_at_once_and_its_siblings_go_on() {
     const FIRST: usize = 9;
     const BELOW: usize = 110;
-    /// From the answer to the end until every token of the tree is refused. Measured: some 20 ms.
+    /// From the wish to end until every token that was taken of the tree is refused.
     const BOUND: Duration = Duration::from_secs(5);
     let (_site, broker, _operator, api) = stage("").await;
     let root = api.begin(scoped("booth", tools(&["*"]))).await.expect("begun");
