@@ -38,8 +38,25 @@ pub(crate) enum Ask {
     Jwt { audience: String },
     /// Open the X.509 stream and report what it says.
     Watch,
+    /// One call of the Task API or the operator's at the socket that the environment names.
+    Call(Deed),
     /// Let a child of yours do it, and tell what it said.
     Child(Box<Self>),
+}
+
+/// What an actor may try at the Task API, and at the operator's.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) enum Deed {
+    Begin { profile: String },
+    Delegate { parent: String, profile: String },
+    Get { task: String },
+    Heartbeat { task: String },
+    Amend { task: String },
+    End { task: String },
+    List,
+    Quarantine { task: String },
+    Release { task: String },
+    Profiles,
 }
 
 /// What an actor says.
@@ -51,6 +68,8 @@ pub(crate) enum Said {
     X509(Svid),
     /// A token.
     Jwt { spiffe_id: String, token: String },
+    /// It was done: the task that it was about, or how many there are.
+    Done(String),
     /// No.
     Refused(No),
     /// Its stream brought an X.509-SVID.
@@ -155,6 +174,10 @@ async fn act() {
         match serde_json::from_str(&line).expect("the test asks well") {
             Ask::Watch => drop(streams.spawn(watch())),
             Ask::Child(ask) => say(&child(&ask).await),
+            Ask::Call(deed) => {
+                let done = crate::api::attempt(&deed).await;
+                say(&done.map_or_else(|status| Said::Refused(no(&status)), Said::Done));
+            }
             ask @ (Ask::X509 | Ask::Jwt { .. }) => say(&call(&client, &ask).await),
         }
     }
@@ -166,7 +189,7 @@ async fn call(client: &WorkloadClient, ask: &Ask) -> Said {
             let first = tokens.into_iter().next().expect("never empty");
             Said::Jwt { spiffe_id: first.spiffe_id.to_string(), token: first.token }
         }),
-        Ask::X509 | Ask::Watch | Ask::Child(_) => {
+        Ask::X509 | Ask::Watch | Ask::Call(_) | Ask::Child(_) => {
             client.fetch_x509().await.map(|context| Said::X509(Svid::of(&context)))
         }
     };
@@ -241,6 +264,7 @@ impl Actor {
         let program = casting.program.unwrap_or(own);
         let mut command = door(&program, if casting.held { "holder" } else { "actor" });
         command.env("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", socket.display()));
+        command.env(crate::api::SOCKET, socket.with_file_name("data").join("tasks.sock"));
         if let Some(uid) = casting.uid {
             command.uid(uid).gid(uid);
         }
@@ -280,13 +304,23 @@ impl Actor {
 
     pub(crate) async fn ask(&mut self, ask: &Ask) -> Said {
         self.tell(ask).await;
-        let answers =
-            |said: &Said| matches!(said, Said::X509(_) | Said::Jwt { .. } | Said::Refused(_));
+        let answers = |said: &Said| {
+            matches!(said, Said::X509(_) | Said::Jwt { .. } | Said::Done(_) | Said::Refused(_))
+        };
         self.hear("an answer", answers).await
     }
 
     pub(crate) async fn x509(&mut self) -> Result<Svid, No> {
         as_svid(self.ask(&Ask::X509).await)
+    }
+
+    /// What becomes of one call of the Task API: a refusal is told by its code.
+    pub(crate) async fn call(&mut self, deed: Deed) -> Result<String, String> {
+        match self.ask(&Ask::Call(deed)).await {
+            Said::Done(about) => Ok(about),
+            Said::Refused(no) => Err(no.message.split(':').next().unwrap_or_default().to_owned()),
+            other => panic!("{other:?} is no answer"),
+        }
     }
 
     /// The same, by a process that this one starts.

@@ -10,6 +10,7 @@
 )]
 
 mod actor;
+mod api;
 mod authorities;
 mod bad_input;
 mod broker_api;
@@ -35,8 +36,11 @@ mod profiles;
 mod quarantine;
 mod restart;
 mod revoke;
+mod rights;
 mod rotation;
 mod run;
 mod sidecar;
 mod stand;
+mod tasks;
+mod trees;
 mod verifiers;

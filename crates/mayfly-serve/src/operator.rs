@@ -13,7 +13,7 @@ use crate::{
     asking::{Asker, Object},
     guest::Guest,
     office::{self, BeginWish, HolderWish, Office, Order, Refusal, Target},
-    status, story,
+    status, story, tasks,
     view::view,
 };
 
@@ -80,9 +80,10 @@ impl Operator for OperatorService {
         request: Request<wire::BeginTaskRequest>,
     ) -> Result<Response<wire::BeginTaskResponse>, Status> {
         let author = author_of(&request, "")?;
-        let object = Object::Profile(request.get_ref().profile.clone());
-        self.admit(&request, Act::Begin, object).await?;
-        let wish = begin_wish(request.into_inner()).map_err(|e| malformed(&e))?;
+        let wish = begin_wish(request.get_ref().clone()).map_err(|e| malformed(&e))?;
+        self.admit(&request, Act::Begin, tasks::object(&wish)).await?;
+        let is_here = request.extensions().get::<Arc<Guest>>().is_some_and(|g| g.peer().is_some());
+        tasks::check_holder(is_here, &wish.holder).map_err(refused)?;
         let begun = self.office.begin(wish, author).await.map_err(refused)?;
         Ok(Response::new(wire::BeginTaskResponse {
             task: begun.task.to_string(),
@@ -161,7 +162,7 @@ impl Operator for OperatorService {
     ) -> Result<Response<wire::ChangeAuthorityResponse>, Status> {
         self.admit(&request, Act::ChangeAuthority, Object::Everything).await?;
         let author = author_of(&request, &request.get_ref().reason)?;
-        let wish = authority::wish(request.into_inner()).map_err(|e| status::of_field(&e))?;
+        let wish = authority::wish(request.into_inner()).map_err(|e| malformed(&e))?;
         let change = self.office.change_authority(wish, author).await.map_err(refused)?;
         Ok(Response::new(wire::ChangeAuthorityResponse {
             authorities: change.authorities.into_iter().map(authority::line).collect(),
@@ -235,7 +236,6 @@ fn author_of<T>(request: &Request<T>, why: &str) -> Result<Author, Status> {
     Ok(Author { by: by.unwrap_or_default(), why: why.to_owned() })
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
 fn refused(refusal: Refusal) -> Status {
     status::of_refusal(&refusal)
 }

@@ -18,7 +18,7 @@ use crate::{
     asking::{Asker, Object, Seen, Watching},
     guest::Guest,
     limits,
-    office::{HolderWish, Office, Order, Refusal},
+    office::{BeginWish, HolderWish, Office, Order, Refusal},
     operator,
     quota::{Quota, Seat},
     status,
@@ -74,16 +74,9 @@ impl TasksService {
     ) -> Result<wire::BeginResponse, Refusal> {
         let by = who.principal.to_string();
         let wish = wish::begin(request, below, &by)?;
-        if who.peer.is_none() && !is_anywhere(&wish.holder) {
-            let why = "a number or a path of this machine means nothing on another";
-            return Err(refusal(Denial::HolderUnfit, why));
-        }
+        check_holder(who.peer.is_some(), &wish.holder)?;
         let act = if wish.delegated { Act::Delegate } else { Act::Begin };
-        let profile = wish.profile.clone();
-        let object = match wish.parent {
-            Some(parent) => Object::Child { parent, profile },
-            None => Object::Profile(profile),
-        };
+        let object = object(&wish);
         self.office.entitle(who.clone(), act, object).await?;
         let begun = self.office.begin(wish, Author { by, why: String::new() }).await?;
         Ok(wire::BeginResponse {
@@ -363,10 +356,25 @@ fn author(who: &Asker, reason: &str) -> Result<Author, Refusal> {
     Ok(Author { by: who.principal.to_string(), why: reason.to_owned() })
 }
 
-/// Whether it means the same on another machine.
-const fn is_anywhere(holder: &HolderWish) -> bool {
-    match holder {
+/// What a wish to begin is about.
+pub(crate) fn object(wish: &BeginWish) -> Object {
+    let profile = wish.profile.clone();
+    match wish.parent {
+        Some(parent) => Object::Child { parent, profile },
+        None => Object::Profile(profile),
+    }
+}
+
+/// Whether a caller who is here, or is not, may name this holder: a number or a path of one machine means
+/// nothing on another, or something else.
+pub(crate) fn check_holder(is_here: bool, holder: &HolderWish) -> Result<(), Refusal> {
+    let is_anywhere = match holder {
         HolderWish::Lineage(_) | HolderWish::Process(_) | HolderWish::Cgroup(_) => false,
         HolderWish::Socket | HolderWish::Lease | HolderWish::Job => true,
+    };
+    if is_here || is_anywhere {
+        return Ok(());
     }
+    let why = "a number or a path of this machine means nothing on another";
+    Err(refusal(Denial::HolderUnfit, why))
 }

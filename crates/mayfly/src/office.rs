@@ -50,9 +50,8 @@ struct Inner {
     policy: Arc<Policy>,
     rights: Arc<Rights>,
     notes: Notes,
-    /// One change of the profiles at a time, or epochs could be told in the wrong order; and none while a
-    /// task begins under them.
-    applying: RwLock<()>,
+    /// One change of the profiles at a time, or epochs could be told in the wrong order.
+    applying: Mutex<()>,
     eyes: Arc<dyn Eyes>,
     /// The same eyes that workloads are seen by.
     near: Arc<dyn Eyes>,
@@ -120,9 +119,9 @@ impl LocalOffice {
             inbox,
             sockets,
             policy,
+            applying: RwLock::default(),
             rights,
             notes: Notes::default(),
-            applying: RwLock::default(),
             eyes,
             near,
             board,

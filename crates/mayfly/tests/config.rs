@@ -7,7 +7,8 @@ use mayfly::config::{
     BrokerApiPort, BundleEndpoint, Config, ConfigError, EndpointProfile, Federation, FeedPort,
     HttpPort, KeyStorage, PortTls,
 };
-use mayfly_core::{Binding, Span, SpiffeId, TrustDomain};
+use mayfly_core::{Act, Binding, Principal, Span, SpiffeId, TrustDomain};
+use mayfly_policy::rights::Object;
 use mayfly_serve::{Allowance, Brokers, sds::Names};
 
 /// The reference configuration, which documents every key.
@@ -56,6 +57,41 @@ fn the_reference_shows_the_defaults_where_it_says_so() {
         (terms.x509_ttl, terms.jwt_ttl, terms.stable_identity)
     };
     assert_eq!(terms(&reference, "web"), terms(&silent, "dev"));
+}
+
+#[test]
+fn the_reference_says_who_orchestrates_and_silence_says_nobody() {
+    let rights = parse(REFERENCE).expect("the reference is good").rights;
+    let supervisor = SpiffeId::parse("spiffe://example.org/supervisor").expect("an id");
+    let job = Object::Profile { name: "job", path: "/elsewhere" };
+    let web = Object::Profile { name: "web", path: "/shop/web" };
+    let sandbox = Object::Profile { name: "sandbox", path: "/lab/sandbox" };
+    for who in [Principal::User(1000), Principal::Spiffe(supervisor)] {
+        for (object, wanted) in [(job, true), (web, true), (sandbox, false)] {
+            assert_eq!(rights.judge(&who, Act::Begin, object).is_ok(), wanted, "{who} {object:?}");
+            assert!(rights.judge(&who, Act::Release, object).is_err(), "{who} {object:?}");
+        }
+    }
+    let silent = parse("").expect("nothing is fine").rights;
+    assert!(silent.judge(&Principal::User(1000), Act::Read, job).is_err());
+}
+
+#[test]
+fn a_role_that_makes_no_sense_is_refused_by_its_key() {
+    let all = "subjects = [\"uid:1\"]";
+    for (role, wanted) in [
+        (format!("role = \"admin\"\n{all}"), "`role.role` has to be one of \"orchestrator\""),
+        ("role = \"auditor\"\nsubjects = []".into(), "`role.subjects` has to name somebody"),
+        ("role = \"auditor\"\nsubjects = [\"root\"]".into(), "`role.subjects` holds \"root\""),
+        (format!("role = \"orchestrator\"\n{all}"), "which tasks are its own?"),
+        (format!("role = \"orchestrator\"\n{all}\npaths = [\"x\"]"), "`role.paths` \"x\""),
+        (format!("role = \"operator\"\n{all}\nprofiles = [\"a\"]"), "are for orchestrators"),
+        (format!("role = \"auditor\"\n{all}\nx = 1"), "unknown field `x`"),
+        ("role = \"auditor\"".into(), "missing field `subjects`"),
+    ] {
+        let told = refusal(&format!("[[role]]\n{role}"));
+        assert!(told.contains(wanted), "{role}\nsays   {told}\nwanted {wanted}");
+    }
 }
 
 #[test]
