@@ -49,6 +49,8 @@ pub const SCOPE_NAMES_MAX: usize = 64;
 pub const SCOPE_NAME_BYTES_MAX: usize = 256;
 /// Attempts of a job for which nothing else was said.
 pub const ATTEMPTS_DEFAULT: u32 = 3;
+/// Attempts that a job may have.
+pub const ATTEMPTS_MAX: u32 = 10_000;
 /// Longest word of who and why, in bytes.
 pub const AUTHOR_BYTES_MAX: usize = 1024;
 /// Longest lease.

@@ -17,7 +17,8 @@ use std::ops::Range;
 
 use mayfly_audit::Entry;
 use mayfly_core::{
-    Cause, Fact, Record, Sequence, Serial, Snapshot, Span, TaskId, Timestamp, Window, limits,
+    Cause, Fact, Holder, Record, Sequence, Serial, Snapshot, Span, TaskId, Timestamp, Window,
+    limits,
 };
 
 use crate::index::{Draft, IndexError};
@@ -116,6 +117,10 @@ pub(crate) fn forget(
         return draft.put(due_key(now.plus(limits::FORGET_AFTER), task), Vec::new());
     }
     if let Some(Fact::Began { parent: Some(parent), .. }) = began(draft, task)? {
+        if is_open_job(draft, parent)? {
+            // A job counts its attempts at a replay.
+            return draft.put(due_key(now.plus(limits::FORGET_AFTER), task), Vec::new());
+        }
         draft.remove(&key(b'k', &[parent.as_bytes(), task.as_bytes()]))?;
     }
     for key in draft.keys(below(key(b't', &[task.as_bytes()])), usize::MAX)? {
@@ -182,6 +187,11 @@ fn began(draft: &Draft<'_>, task: TaskId) -> Result<Option<Fact>, IndexError> {
 fn has_no_process(draft: &Draft<'_>, task: TaskId) -> Result<bool, IndexError> {
     let began = began(draft, task)?;
     Ok(matches!(began, Some(Fact::Began { holder, .. }) if holder.is_nobody()))
+}
+
+fn is_open_job(draft: &Draft<'_>, task: TaskId) -> Result<bool, IndexError> {
+    let is_job = matches!(began(draft, task)?, Some(Fact::Began { holder: Holder::Job, .. }));
+    Ok(is_job && draft.get(&task_key(task, ENDED))?.is_none())
 }
 
 /// Keeps the amendments that may have revoked something alive, and the one before them, which says

@@ -1,29 +1,44 @@
 //! The command line: words in, one screen out.
 //!
 //! Results go to standard output, everything else to standard error, so that `--output json` can be
-//! piped. A command that is refused exits with 1 and says the stable code and the remedy; wrong usage
-//! exits with 2; `run` exits as its command did.
+//! piped. A command that is refused exits with 1 and says the stable code and the remedy; `error.rs` has
+//! the other exit codes; `run` exits as its command did.
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::admin::AdminError;
-
+mod authority;
 pub(crate) mod demo;
 mod doctor;
+mod error;
 mod fetch;
+mod inventory;
 mod output;
+mod papers;
 mod profile;
+mod quarantine;
 mod revoke;
 mod run;
 mod sidecar;
 mod task;
 mod up;
+mod yaml;
+
+use error::{CliError, complain, report};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused, or failed on the way: the stable code and the remedy stand on standard error
+  2  wrong usage
+  3  no broker where one was looked for
+  4  the caller is not entitled to this
+`mayfly run` exits as its command does.";
 
 /// A SPIFFE workload-credential broker in which every credential belongs to a task and dies with it.
 #[derive(Debug, Parser)]
-#[command(name = "mayfly", version, max_term_width = 100)]
+#[command(name = "mayfly", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     /// Where the broker keeps its state and its sockets
     /// [default: $XDG_RUNTIME_DIR/mayfly, else ~/.local/share/mayfly]
@@ -43,6 +58,18 @@ pub(crate) enum Output {
     Table,
     /// For programs.
     Json,
+    /// For programs, and for people who read much of it.
+    Yaml,
+}
+
+impl Output {
+    /// Whether a program reads it.
+    const fn is_data(self) -> bool {
+        match self {
+            Self::Table => false,
+            Self::Json | Self::Yaml => true,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,20 +84,38 @@ enum Command {
     Sidecar(sidecar::SidecarArgs),
     /// Fetch what a workload would get, as this process
     Fetch(fetch::FetchArgs),
-    /// Look at tasks, and end them
-    Task(task::TaskArgs),
-    /// Revoke a task, a profile's tasks, or one credential
+    /// Begin, change, watch and end tasks
+    #[command(visible_alias = "tasks")]
+    Task(Box<task::TaskArgs>),
+    /// Show who holds what, for which task, until when
+    Inventory(inventory::InventoryArgs),
+    /// Revoke tasks or credentials: nobody accepts them any more
     Revoke(revoke::RevokeArgs),
+    /// Stop a task for the time being, with everything below it
+    Quarantine(quarantine::QuarantineArgs),
+    /// Let a quarantined task go on
+    Release(quarantine::QuarantineArgs),
+    /// Look at the keys that sign, and change them
+    Authority(authority::AuthorityArgs),
     /// Say why a process has the identities that it has, or none
     Doctor(doctor::DoctorArgs),
     /// Check, apply and list profiles
     Profile(profile::ProfileArgs),
+    /// Print the completions for a shell
+    Completions(papers::CompletionsArgs),
+    /// Write the manual pages into a directory
+    Man(papers::ManArgs),
     /// Stop until continued, then become another program (used by `run`)
     #[command(hide = true)]
     Hold(run::HoldArgs),
     /// The workload of the demonstration
     #[command(hide = true)]
     DemoWorkload(demo::WorkloadArgs),
+}
+
+/// The words that there are, for the papers about them.
+pub(crate) fn words() -> clap::Command {
+    Cli::command()
 }
 
 /// What every command needs to find the broker.
@@ -123,50 +168,23 @@ async fn dispatch(context: Context, command: Command) -> ExitCode {
         Command::Run(args) => return run::run(&context, args).await.unwrap_or_else(report),
         Command::Sidecar(args) => sidecar::sidecar(&context, args).await,
         Command::Fetch(args) => fetch::fetch(&context, &args).await,
-        Command::Task(args) => task::task(&context, args).await,
+        Command::Task(args) => task::task(&context, *args).await,
+        Command::Inventory(args) => inventory::inventory(&context, args).await,
         Command::Revoke(args) => revoke::revoke(&context, args).await,
+        Command::Quarantine(args) => quarantine::quarantine(&context, args).await,
+        Command::Release(args) => quarantine::release(&context, args).await,
+        Command::Authority(args) => authority::authority(&context, args).await,
         Command::Doctor(args) => doctor::doctor(&context, &args).await,
         Command::Profile(args) => profile::profile(&context, &args).await,
+        Command::Completions(args) => papers::completions(&args),
+        Command::Man(args) => papers::man(&args),
         Command::Hold(args) => return run::hold(&args),
     };
     outcome.map_or_else(report, |()| ExitCode::SUCCESS)
 }
 
-/// Why a command came to nothing.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CliError {
-    #[error(transparent)]
-    Admin(#[from] AdminError),
-    #[error(transparent)]
-    Config(#[from] crate::config::ConfigError),
-    #[error(transparent)]
-    Broker(#[from] crate::broker::BrokerError),
-    #[error(transparent)]
-    Workload(#[from] mayfly_verify::WorkloadError),
-    #[error(transparent)]
-    Stage(#[from] crate::stage::StageError),
-    #[error(transparent)]
-    Sidecar(#[from] crate::sidecar::SidecarError),
-    #[error("{what}: {source}")]
-    Io { what: String, source: std::io::Error },
-    #[error("{0}")]
-    Other(String),
-}
-
-impl CliError {
-    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
-        let what = what.into();
-        move |source| Self::Io { what, source }
-    }
-}
-
-fn report(error: CliError) -> ExitCode {
-    fail(&error.to_string())
-}
-
-#[expect(clippy::print_stderr, reason = "a command line tool says on standard error why it failed")]
 fn fail(why: &str) -> ExitCode {
-    eprintln!("mayfly: {why}");
+    complain(why);
     ExitCode::FAILURE
 }
 

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod board;
 pub mod broker;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod desk;

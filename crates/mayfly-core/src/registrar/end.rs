@@ -247,8 +247,11 @@ impl Registrar {
         let Some(task) = self.tasks.get(&id) else {
             return;
         };
-        if task.children.iter().any(|child| self.tasks.contains_key(child)) {
-            // A child that is still remembered names its parent in listings.
+        let job = task.parent.and_then(|parent| self.tasks.get(&parent));
+        let counts = job.is_some_and(|job| job.holder == Holder::Job && !job.state.is_ended());
+        if counts || task.children.iter().any(|child| self.tasks.contains_key(child)) {
+            // A child that is still remembered names its parent in listings, and a job counts its
+            // attempts by those that are remembered after a crash.
             let later = self.now.plus(limits::FORGET_AFTER);
             self.timers.insert((later, Timer::Forget, id));
             return;

@@ -186,7 +186,7 @@ impl Registrar {
 
 /// How many attempts a job has.
 pub(super) fn attempts_max(job: &Task) -> u32 {
-    job.mandate.budget.attempts.unwrap_or(limits::ATTEMPTS_DEFAULT)
+    job.mandate.budget.attempts.unwrap_or(limits::ATTEMPTS_DEFAULT).min(limits::ATTEMPTS_MAX)
 }
 
 fn settle_scope(

@@ -8,7 +8,7 @@ use crate::{
     event::Denial,
     evidence::{Caller, Holder},
     id::{PolicyEpoch, Sequence, TaskId, TaskVersion},
-    ledger::{Serial, Window},
+    ledger::{Credential, Serial, Window},
     limits,
     mandate::RequestKey,
     revocation::RevocationSet,
@@ -131,6 +131,23 @@ impl Registrar {
             return Err(Denial::CredentialRevoked);
         }
         Ok(task)
+    }
+
+    /// The credentials of `task` that a verifier accepts at `now`: what [`Self::standing`] says, and not
+    /// expired.
+    pub fn holdings<'a>(
+        &self,
+        task: &'a Task,
+        now: Timestamp,
+    ) -> impl Iterator<Item = &'a Credential> + use<'a> {
+        let goes_on = task.state == State::Active && !self.resuming.contains_key(&task.id);
+        let version = task.version;
+        task.credentials.iter().filter(move |credential| {
+            goes_on
+                && credential.version == version
+                && credential.revoked_at.is_none()
+                && credential.not_after > now
+        })
     }
 
     /// INVARIANT P5: each unexpired certificate of each ended task, as far as the end is durable.

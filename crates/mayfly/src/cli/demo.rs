@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{CliError, Context, Output, output};
+use super::{CliError, Context, output};
 use crate::stage::{self, Probe, Stage};
 
 /// Arguments of `mayfly demo`.
@@ -33,7 +33,7 @@ pub(crate) fn hold(args: &WorkloadArgs) -> Result<(), CliError> {
 pub(crate) async fn demo(context: &Context, _args: &DemoArgs) -> Result<(), CliError> {
     let program = std::env::current_exe().map_err(CliError::io("cannot find this program"))?;
     let dir = tempfile::tempdir().map_err(CliError::io("cannot make a directory"))?;
-    let talk = context.output == Output::Table;
+    let talk = !context.output.is_data();
     let say = |text: &str| {
         if talk {
             output::line(text);
@@ -47,7 +47,7 @@ pub(crate) async fn demo(context: &Context, _args: &DemoArgs) -> Result<(), CliE
     let round = stage.round(Probe::All).await?;
     stage.strike().await?;
     if !talk {
-        output::json(&json!(round));
+        output::data(context.output, &json!(round));
         return Ok(());
     }
     say("");

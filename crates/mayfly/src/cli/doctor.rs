@@ -4,7 +4,7 @@ use clap::Args;
 use mayfly_proto::mayfly::v1 as wire;
 use serde_json::json;
 
-use super::{CliError, Context, Output, output};
+use super::{CliError, Context, output};
 use crate::admin;
 
 /// Arguments of `mayfly doctor`.
@@ -21,15 +21,19 @@ pub(crate) async fn doctor(context: &Context, args: &DoctorArgs) -> Result<(), C
     let status = status.map_err(admin::AdminError::from)?.into_inner();
     let request = wire::DiagnoseRequest { pid: args.pid.unwrap_or(0) };
     let answer = client.diagnose(request).await.map_err(admin::AdminError::from)?.into_inner();
-    if context.output == Output::Json {
-        print_json(&status, &answer);
+    if context.output.is_data() {
+        print_data(context, &status, &answer);
     } else {
         print(&status, &answer);
     }
     Ok(())
 }
 
-fn print_json(status: &wire::GetStatusResponse, answer: &wire::DiagnoseResponse) {
+fn print_data(
+    context: &Context,
+    status: &wire::GetStatusResponse,
+    answer: &wire::DiagnoseResponse,
+) {
     let profile = |one: &wire::Explanation| {
         json!({
             "profile": one.profile,
@@ -38,15 +42,18 @@ fn print_json(status: &wire::GetStatusResponse, answer: &wire::DiagnoseResponse)
             "instead": one.instead,
         })
     };
-    output::json(&json!({
-        "trust_domain": status.trust_domain,
-        "issuing": status.issuing,
-        "notices": status.notices,
-        "workload_socket": status.workload_socket,
-        "pid": answer.pid,
-        "evidence": answer.evidence,
-        "profiles": answer.profiles.iter().map(profile).collect::<Vec<_>>(),
-    }));
+    output::data(
+        context.output,
+        &json!({
+            "trust_domain": status.trust_domain,
+            "issuing": status.issuing,
+            "notices": status.notices,
+            "workload_socket": status.workload_socket,
+            "pid": answer.pid,
+            "evidence": answer.evidence,
+            "profiles": answer.profiles.iter().map(profile).collect::<Vec<_>>(),
+        }),
+    );
 }
 
 fn print(status: &wire::GetStatusResponse, answer: &wire::DiagnoseResponse) {

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use mayfly_verify::{Endpoint, WorkloadClient, X509Context};
 use serde_json::{Value, json};
 
-use super::{CliError, Context, Output, output};
+use super::{CliError, Context, output};
 use crate::{admin, pem};
 
 /// Arguments of `mayfly fetch`.
@@ -91,7 +91,7 @@ async fn x509(
     if let Some(dir) = write {
         write_x509(dir, &identities)?;
     }
-    if context.output == Output::Json {
+    if context.output.is_data() {
         let svid = |svid: &mayfly_verify::X509Svid| {
             json!({
                 "spiffe_id": svid.spiffe_id.as_str(),
@@ -101,7 +101,7 @@ async fn x509(
                 "certificates": svid.chain.iter().map(|der| BASE64_STANDARD.encode(der)).collect::<Vec<_>>(),
             })
         };
-        output::json(&Value::Array(identities.svids.iter().map(svid).collect()));
+        output::data(context.output, &Value::Array(identities.svids.iter().map(svid).collect()));
     } else {
         for svid in &identities.svids {
             output::line(&format!("spiffe id  {}", svid.spiffe_id));
@@ -146,9 +146,9 @@ fn jwt(
         }
         return Ok(());
     }
-    if context.output == Output::Json {
+    if context.output.is_data() {
         let token = |one: &mayfly_verify::JwtSvid| json!({ "spiffe_id": one.spiffe_id.as_str(), "token": one.token, "hint": one.hint });
-        output::json(&Value::Array(tokens.iter().map(token).collect()));
+        output::data(context.output, &Value::Array(tokens.iter().map(token).collect()));
     } else {
         tokens.iter().for_each(|token| output::line(&token.token));
     }
@@ -166,14 +166,14 @@ async fn bundle(
         let text = pem::blocks(pem::CERTIFICATE, &bundle.authorities);
         if let Some(dir) = write_to {
             write(dir, &format!("{domain}.pem"), &text)?;
-        } else if context.output == Output::Json {
+        } else if context.output.is_data() {
             values.push(json!({ "trust_domain": domain.as_str(), "x509": text }));
         } else {
             output::line(&format!("# {domain}\n{}", text.trim_end()));
         }
     }
-    if write_to.is_none() && context.output == Output::Json {
-        output::json(&Value::Array(values));
+    if write_to.is_none() && context.output.is_data() {
+        output::data(context.output, &Value::Array(values));
     }
     Ok(())
 }

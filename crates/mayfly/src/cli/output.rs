@@ -1,42 +1,142 @@
-//! Tables for people, JSON for programs.
+//! Tables for people, JSON and YAML for programs.
+
+use std::io::IsTerminal as _;
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use mayfly_core::Timestamp;
-use mayfly_proto::mayfly::v1 as wire;
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+use super::{Output, yaml};
+
 /// Screens are narrow; a table that wraps is not read.
-const WIDTH: u16 = 100;
+pub(crate) const WIDTH: u16 = 100;
+/// Whatever is this long and hexadecimal is an id.
+const ID_BYTES: usize = 32;
 
 #[expect(clippy::print_stdout, reason = "this is where results leave the program")]
 pub(crate) fn line(text: &str) {
     println!("{text}");
 }
 
-pub(crate) fn json(value: &Value) {
-    // Indented, because people pipe it into a pager as often as into a program.
-    line(&serde_json::to_string_pretty(value).unwrap_or_default());
+/// Prints a result for programs, and says whether it was wanted like that.
+pub(crate) fn data(output: Output, value: &Value) {
+    match output {
+        // Indented, because people pipe it into a pager as often as into a program.
+        Output::Json => line(&serde_json::to_string_pretty(value).unwrap_or_default()),
+        Output::Yaml | Output::Table => line(&yaml::write(value)),
+    }
 }
 
-/// Prints rows under a head, without rules: they copy well.
+/// Prints one of many results, which may go on for ever: a line of JSON, or a YAML document.
+pub(crate) fn event(output: Output, value: &Value) {
+    match output {
+        Output::Json => line(&value.to_string()),
+        Output::Yaml | Output::Table => line(&format!("---\n{}", yaml::write(value))),
+    }
+}
+
+/// Prints rows under a head.
 pub(crate) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
+    let rows: Vec<_> = rows.into_iter().collect();
+    for row in lay_out(head, &rows, paints()) {
+        line(&row);
+    }
+}
+
+/// Whether standard output is looked at by somebody who can see colour and wants it.
+pub(crate) fn paints() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    std::io::stdout().is_terminal() && !set("NO_COLOR")
+}
+
+/// Rows under a head, without rules: they copy well. A column of ids is as wide as they are, because
+/// what a row is about is copied into the next command; what is too long elsewhere is wrapped.
+pub(crate) fn lay_out(head: &[&str], rows: &[Vec<String>], paint: bool) -> Vec<String> {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_width(WIDTH).set_header(head.iter().copied());
-    for row in rows {
-        table.add_row(row);
-    }
-    for column in table.column_iter_mut() {
+    table.add_rows(rows.iter().map(|row| row.iter().map(|cell| clean(cell))));
+    let id = |text: &String| text.len() >= ID_BYTES && text.bytes().all(|b| b.is_ascii_hexdigit());
+    for (n, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
+        if n == 0 || rows.iter().filter_map(|row| row.get(n)).any(id) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
     }
-    if let Some(first) = table.column_mut(0) {
-        // What a row is about is copied into the next command, so it is never broken.
-        first.set_constraint(ColumnConstraint::ContentWidth);
+    let mut lines: Vec<_> = table.lines().map(|row| row.trim_end().to_owned()).collect();
+    let state = lines.first().and_then(|head| head.find("STATE")).filter(|_| paint);
+    if let Some(at) = state {
+        lines.iter_mut().for_each(|row| paint_word(row, at));
     }
-    for row in table.lines() {
-        line(row.trim_end());
+    lines
+}
+
+/// Colours the state that begins at the byte `at`, after everything has its place: a terminal's escape
+/// sequences have no width.
+fn paint_word(row: &mut String, at: usize) {
+    let Some((before, rest)) = row.split_at_checked(at) else { return };
+    let end = rest.find(' ').unwrap_or(rest.len());
+    let (word, after) = rest.split_at(end);
+    *row = format!("{before}{}{after}", coloured(word));
+}
+
+/// A state or a cause as a terminal shows it.
+pub(crate) fn coloured(word: &str) -> String {
+    let code = match word {
+        "active" => "32",
+        "quarantined" | "awaiting" => "33",
+        "failed" | "revoked" | "risk" | "watcher_blind" => "31",
+        "" | "STATE" => return word.to_owned(),
+        _ => "2",
+    };
+    format!("\u{1b}[{code}m{word}\u{1b}[0m")
+}
+
+/// Fields one below the other; empty ones are left out.
+pub(crate) fn fields(fields: &[(&str, String)]) {
+    for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
+        // Continuation lines stand below the value, so that the names can be found at a glance.
+        for (n, part) in wrap(&clean(value), usize::from(WIDTH) - 13).iter().enumerate() {
+            line(&format!("{:<12} {part}", if n == 0 { name } else { "" }));
+        }
     }
+}
+
+/// Text of strangers as a screen may show it: an intent must not move the cursor.
+pub(crate) fn clean(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
+/// Breaks text between words so that no line is longer than `width`, unless a single word is.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.last_mut();
+        match last {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) | None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// Text that fits into `width`, with an ellipsis where it was longer.
+pub(crate) fn shortened(text: &str, width: usize) -> String {
+    let text = clean(text);
+    if text.chars().count() <= width {
+        return text;
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// `1 task`, `2 tasks`.
+pub(crate) fn count(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// An instant as RFC 3339, to the second; empty for none.
@@ -58,43 +158,38 @@ pub(crate) fn span(ms: u64) -> String {
     }
 }
 
-fn maybe(text: &str) -> Value {
+pub(crate) fn maybe(text: &str) -> Value {
     if text.is_empty() { Value::Null } else { json!(text) }
 }
 
-fn maybe_instant(ms: u64) -> Value {
+pub(crate) fn maybe_instant(ms: u64) -> Value {
     maybe(&instant(ms))
 }
 
-/// A task as JSON. The keys are API.
-pub(crate) fn task(task: &wire::TaskView) -> Value {
-    json!({
-        "task": task.task,
-        "version": task.version,
-        "state": task.state,
-        "profile": task.profile,
-        "spiffe_id": task.spiffe_id,
-        "owner": task.owner,
-        "intent": maybe(&task.intent),
-        "binding": task.binding,
-        "holder": task.holder,
-        "parent": maybe(&task.parent),
-        "begun_at": maybe_instant(task.begun_at_ms),
-        "deadline": maybe_instant(task.deadline_ms),
-        "lease_until": maybe_instant(task.lease_until_ms),
-        "cause": maybe(&task.cause),
-        "ended_at": maybe_instant(task.ended_at_ms),
-        "exit": task.exit,
-        "credentials": task.credentials.iter().map(credential).collect::<Vec<_>>(),
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn credential(credential: &wire::CredentialView) -> Value {
-    json!({
-        "serial": credential.serial,
-        "kind": credential.kind,
-        "version": credential.version,
-        "not_after": maybe_instant(credential.not_after_ms),
-        "revoked_at": maybe_instant(credential.revoked_at_ms),
-    })
+    #[test]
+    fn a_table_fits_the_screen_and_breaks_no_id() {
+        let (task, long) = ("0123456789abcdef".repeat(2), "word ".repeat(60));
+        let rows = [vec![task.clone(), "active".to_owned(), task.clone(), long.clone(), long]];
+        let lines = lay_out(&["TASK", "STATE", "PARENT", "INTENT", "REASON"], &rows, false);
+        assert!(lines.iter().all(|line| line.chars().count() <= usize::from(WIDTH)), "{lines:#?}");
+        assert_eq!(lines.iter().filter(|line| line.matches(&task).count() == 2).count(), 1);
+    }
+
+    #[test]
+    fn colour_takes_no_room_and_control_characters_are_shown_as_such() {
+        let rows = [vec!["a".to_owned(), "active".to_owned(), "x\u{1b}[2Jy".to_owned()]];
+        let plain = lay_out(&["TASK", "STATE", "INTENT"], &rows, false);
+        let painted = lay_out(&["TASK", "STATE", "INTENT"], &rows, true);
+        let bare: Vec<_> = painted
+            .iter()
+            .map(|line| line.replace("\u{1b}[32m", "").replace("\u{1b}[0m", ""))
+            .collect();
+        assert_eq!(plain, bare);
+        assert_ne!(plain, painted);
+        assert!(!plain.concat().contains('\u{1b}'), "{plain:?}");
+    }
 }

@@ -7,7 +7,7 @@ use mayfly_core::TrustDomain;
 use mayfly_proto::mayfly::v1 as wire;
 use serde_json::{Value, json};
 
-use super::{CliError, Context, Output, output};
+use super::{CliError, Context, output};
 use crate::{admin, config};
 
 /// Arguments of `mayfly profile`.
@@ -53,8 +53,8 @@ fn check(context: &Context, file: &Path, trust_domain: &str) -> Result<(), CliEr
     let domain = TrustDomain::parse(trust_domain).map_err(|e| CliError::Other(e.to_string()))?;
     let profiles = config::parse_profiles(&read(file)?, &domain, config::FIRST_EPOCH)?;
     let names: Vec<_> = profiles.names().collect();
-    if context.output == Output::Json {
-        output::json(&json!({ "profiles": names }));
+    if context.output.is_data() {
+        output::data(context.output, &json!({ "profiles": names }));
     } else {
         output::line(&format!("{}: {} profiles, no problems", file.display(), names.len()));
     }
@@ -66,8 +66,8 @@ async fn apply(context: &Context, file: &Path) -> Result<(), CliError> {
     let mut client = admin::connect(&context.data_dir).await?;
     let answer = client.apply_profiles(wire::ApplyProfilesRequest { text }).await;
     let answer = answer.map_err(admin::AdminError::from)?.into_inner();
-    if context.output == Output::Json {
-        output::json(&json!({ "epoch": answer.epoch, "gone": answer.gone }));
+    if context.output.is_data() {
+        output::data(context.output, &json!({ "epoch": answer.epoch, "gone": answer.gone }));
     } else {
         output::line(&format!("profiles applied, epoch {}", answer.epoch));
         for name in &answer.gone {
@@ -81,7 +81,7 @@ async fn list(context: &Context) -> Result<(), CliError> {
     let mut client = admin::connect(&context.data_dir).await?;
     let answer = client.list_profiles(wire::ListProfilesRequest {}).await;
     let answer = answer.map_err(admin::AdminError::from)?.into_inner();
-    if context.output == Output::Json {
+    if context.output.is_data() {
         let profile = |one: &wire::ProfileView| {
             json!({
                 "name": one.name,
@@ -95,7 +95,7 @@ async fn list(context: &Context) -> Result<(), CliError> {
                 "identity": if one.stable_identity { "stable" } else { "task" },
             })
         };
-        output::json(&Value::Array(answer.profiles.iter().map(profile).collect()));
+        output::data(context.output, &Value::Array(answer.profiles.iter().map(profile).collect()));
         return Ok(());
     }
     let row = |one: &wire::ProfileView| {

@@ -1,10 +1,10 @@
-//! `mayfly revoke`: by task, profile, serial number or token id.
+//! `mayfly revoke`: by task, tree, owner, profile, node, selector, serial number or token id.
 
 use clap::{Args, Subcommand};
 use mayfly_proto::mayfly::v1::{self as wire, revoke_request::Target};
 use serde_json::json;
 
-use super::{CliError, Context, Output, output};
+use super::{CliError, Context, output};
 use crate::admin;
 
 /// Arguments of `mayfly revoke`.
@@ -15,6 +15,9 @@ pub(crate) struct RevokeArgs {
     /// Only say how many tasks and credentials would be hit
     #[arg(long, global = true)]
     dry_run: bool,
+    /// Why, for the log
+    #[arg(long, global = true, value_name = "TEXT", default_value = "")]
+    reason: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -24,10 +27,30 @@ enum RevokeTarget {
         /// The task's id
         task: String,
     },
+    /// The whole tree that a task is in, from its root
+    Tree {
+        /// The id of any task of it
+        task: String,
+    },
+    /// Every task of an owner
+    Owner {
+        /// The owner's name
+        owner: String,
+    },
     /// Every task of a profile
     Profile {
         /// The profile's name
         profile: String,
+    },
+    /// Every task that is held on a node
+    Node {
+        /// The node's name
+        node: String,
+    },
+    /// Every task whose profile asks for a selector, or whose holder shows it now
+    Selector {
+        /// For example unix:uid:1000
+        selector: String,
     },
     /// One X.509-SVID
     Serial {
@@ -44,22 +67,25 @@ enum RevokeTarget {
 pub(crate) async fn revoke(context: &Context, args: RevokeArgs) -> Result<(), CliError> {
     let target = match args.target {
         RevokeTarget::Task { task } => Target::Task(task),
+        RevokeTarget::Tree { task } => Target::Tree(task),
+        RevokeTarget::Owner { owner } => Target::Owner(owner),
         RevokeTarget::Profile { profile } => Target::Profile(profile),
+        RevokeTarget::Node { node } => Target::Node(node),
+        RevokeTarget::Selector { selector } => Target::Selector(selector),
         RevokeTarget::Serial { serial: id } | RevokeTarget::Jti { jti: id } => Target::Serial(id),
     };
     let mut client = admin::connect(&context.data_dir).await?;
-    let request =
-        wire::RevokeRequest { target: Some(target), dry_run: args.dry_run, reason: String::new() };
+    let (target, dry_run, reason) = (Some(target), args.dry_run, args.reason);
+    let request = wire::RevokeRequest { target, dry_run, reason };
     let answer = client.revoke(request).await.map_err(admin::AdminError::from)?.into_inner();
-    if context.output == Output::Json {
+    if context.output.is_data() {
         let (tasks, credentials) = (answer.tasks, answer.credentials);
-        let value = json!({ "tasks": tasks, "credentials": credentials, "dry_run": args.dry_run });
-        output::json(&value);
+        let value = json!({ "tasks": tasks, "credentials": credentials, "dry_run": dry_run });
+        output::data(context.output, &value);
     } else {
-        let verb = if args.dry_run { "would revoke" } else { "revoked" };
-        let count = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-        let tasks = count(answer.tasks, "task");
-        let credentials = count(answer.credentials, "unexpired credential");
+        let verb = if dry_run { "would revoke" } else { "revoked" };
+        let tasks = output::count(answer.tasks, "task");
+        let credentials = output::count(answer.credentials, "unexpired credential");
         output::line(&format!("{verb} {tasks}, {credentials}"));
     }
     Ok(())

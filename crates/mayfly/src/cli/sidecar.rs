@@ -51,9 +51,9 @@ pub(crate) async fn sidecar(context: &Context, args: SidecarArgs) -> Result<(), 
     let on = |kind| signal(kind).map_err(CliError::io("cannot listen for signals"));
     let (mut terminate, mut interrupt) =
         (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
-    let (json, dir) = (context.output == Output::Json, args.dir.display().to_string());
+    let (output, dir) = (context.output, args.dir.display().to_string());
     let running = Sidecar::new(folder, &endpoint, orders)
-        .run(stop.clone(), |report| tell(json, &dir, report));
+        .run(stop.clone(), |report| tell(output, &dir, report));
     let signals = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -66,7 +66,7 @@ pub(crate) async fn sidecar(context: &Context, args: SidecarArgs) -> Result<(), 
         outcome = running => outcome?,
         never = signals => match never {},
     };
-    if let (Outcome::Ended(why), false) = (&outcome, json) {
+    if let (Outcome::Ended(why), false) = (&outcome, output.is_data()) {
         output::line(&format!("ended    {why}"));
     }
     Ok(())
@@ -94,9 +94,9 @@ fn orders(args: &SidecarArgs) -> Result<Orders, CliError> {
     })
 }
 
-fn tell(json: bool, dir: &str, report: &Report<'_>) {
-    if json {
-        return output::line(&as_json(dir, report).to_string());
+fn tell(output: Output, dir: &str, report: &Report<'_>) {
+    if output.is_data() {
+        return output::event(output, &as_json(dir, report));
     }
     output::line(&match report {
         Report::Written(set, changed) => {
