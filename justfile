@@ -27,6 +27,7 @@ bench:
     cargo bench -p mayfly --bench end_to_refusal
     cargo bench -p mayfly --bench refusal_cost
     cargo bench -p mayfly --bench feed
+    cargo bench -p mayfly --bench churn
 
 # who refuses an ended task, and when: writes docs/verifiers.md
 verifiers:

@@ -15,6 +15,7 @@ mod authorities;
 mod bad_input;
 mod broker_api;
 mod chaos;
+mod churn;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/den.rs"]

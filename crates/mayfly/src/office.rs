@@ -51,7 +51,7 @@ struct Inner {
     rights: Arc<Rights>,
     notes: Notes,
     /// One change of the profiles at a time, or epochs could be told in the wrong order.
-    applying: Mutex<()>,
+    applying: RwLock<()>,
     eyes: Arc<dyn Eyes>,
     /// The same eyes that workloads are seen by.
     near: Arc<dyn Eyes>,

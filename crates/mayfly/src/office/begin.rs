@@ -62,7 +62,6 @@ impl LocalOffice {
         let asked = |ticket| Event::BeginAsked { ticket, begin, luck };
         match self.0.inbox.order(asked).await {
             Ok((task, _)) => {
-                self.hold_to_edition(profiles.epoch()).await?;
                 self.begun(task).await
             }
             Err(No::Denied(denial)) => Err(self.explained(denial, &sketch).await),
