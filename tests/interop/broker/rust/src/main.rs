@@ -107,7 +107,9 @@ fn expect_not_found(status: &Status) -> Result<(), Failure> {
     let details = RpcStatus::decode(status.details())?;
     let info = details.details.first().ok_or("an error without details")?;
     let info = ErrorInfo::decode(info.value.as_slice())?;
-    let right = status.code() == Code::NotFound && info.reason == "WORKLOAD_NOT_FOUND" && info.domain == "spiffe.io";
+    let right = status.code() == Code::NotFound
+        && info.reason == "WORKLOAD_NOT_FOUND"
+        && info.domain == "spiffe.io";
     expect(right, format!("{status:?} {info:?}"))
 }
 
@@ -148,7 +150,9 @@ async fn run(pid: i32, task: &str, other: i32) -> Result<(), Failure> {
         expect_not_found(&status)?;
     }
     for (_, reference) in &references {
-        expect_not_found(&token(&mut client, reference).await.err().ok_or("a token for the dead")?)?;
+        expect_not_found(
+            &token(&mut client, reference).await.err().ok_or("a token for the dead")?,
+        )?;
     }
     let other = WorkloadReference::from(WorkloadPidReference { pid: other });
     let served = token(&mut client, &other).await?.spiffe_id;
