@@ -100,6 +100,9 @@ fn planted_bugs_are_found() {
         (Planted::PublishBeforeJournal, "P"),
         (Planted::ForgetPromises, "P"),
         (Planted::ReuseSlots, "P"),
+        (Planted::IgnoreParentScope, "P12"),
+        (Planted::KeepWiderChildren, "P12"),
+        (Planted::ForgetCounts, "P13"),
     ]
     .into_iter()
     .map(|(bug, law)| (bug, law, find(bug)))

@@ -26,10 +26,9 @@ use crate::{
     id::{PolicyEpoch, Position, Sequence, Shard, TaskId, TaskVersion, Ticket, TrustDomain},
     ledger::{Place, Serial, Slots},
     limits,
-    mandate::Author,
     record::{Fact, Record},
     revocation::{Delta, RevocationSet},
-    task::{Cause, Task},
+    task::Task,
     time::{Span, Timestamp},
 };
 
@@ -67,6 +66,12 @@ pub enum Planted {
     ForgetPromises,
     /// Hands out a slot again while its window is alive.
     ReuseSlots,
+    /// Lets a child reach further than its parent.
+    IgnoreParentScope,
+    /// Leaves what is below a task as wide as it was when the task is narrowed.
+    KeepWiderChildren,
+    /// Counts no credential against its task's budget.
+    ForgetCounts,
 }
 
 /// What has to wait until its record is durable.
@@ -190,7 +195,7 @@ impl Registrar {
             }
             Event::HolderGone { task, exit } => self.holder_gone(task, exit),
             Event::WatcherBlinded { task } => {
-                self.fail(task, (Cause::WatcherBlind, None), Author::default());
+                self.watcher_blinded(task);
             }
             Event::QuarantineAsked { ticket, task, author } => {
                 self.quarantine_asked(ticket, task, author);

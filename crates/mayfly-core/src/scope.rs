@@ -70,7 +70,8 @@ impl Extent {
     pub fn is_within(&self, outer: &Self) -> bool {
         match (self, outer) {
             (_, Self::Any) => true,
-            (Self::Any, Self::Only(_)) => false,
+            // A lone `*` reaches everything, so it is as silent as silence.
+            (Self::Any, Self::Only(names)) => names.contains("*"),
             (Self::Only(names), Self::Only(_)) => names.iter().all(|name| outer.permits(name)),
         }
     }

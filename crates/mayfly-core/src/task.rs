@@ -283,6 +283,8 @@ pub struct Task {
     /// Whether the holder is known to be gone. Until then an ended task is remembered, or its holder
     /// would simply be met anew.
     pub(crate) holder_gone: bool,
+    /// Whether the eyes have lost sight of the holder. It is looked for anew before the task goes on.
+    pub(crate) unseen: bool,
 }
 
 impl Task {

@@ -4,7 +4,7 @@
 //! machine: a disk that loses its tail, a signer that finishes in any order, a feed that loses, repeats
 //! and reorders, clocks that are set, processes that die while the broker is dead. In the middle stands
 //! the [`mayfly_core::Registrar`] that is shipped, unchanged; beside it an oracle that shares no
-//! code with it and asks of everything it does whether the laws P1–P10 of `docs/invariants.md` hold.
+//! code with it and asks of everything it does whether the laws P1–P13 of `docs/invariants.md` hold.
 //!
 //! The same seed always makes the same world, so a seed is a bug report: it goes into
 //! `tests/seeds.txt` and stays there. [`scenario`] reads the short stories of `tests/scenarios`, which
@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod actors;
+mod charge;
 mod disk;
 mod network;
 mod oracle;
@@ -21,6 +22,7 @@ mod trace;
 mod weather;
 mod world;
 
+pub use charge::Charge;
 pub use mayfly_core::registrar::Planted;
 pub use network::Post;
 pub use oracle::Violation;

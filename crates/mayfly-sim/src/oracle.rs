@@ -7,6 +7,7 @@ use mayfly_core::{
 };
 
 mod check;
+mod narrow;
 mod settled;
 
 /// A law of `docs/invariants.md` that did not hold.
@@ -54,6 +55,8 @@ pub(crate) struct Oracle {
     /// Tasks of which the registrar has heard that they are over.
     heard: Vec<TaskId>,
     wards: Vec<Ward>,
+    /// Owners who are accountable for nothing any more.
+    left: Vec<String>,
     signing: Vec<Serial>,
     released: Vec<Serial>,
     position: u64,

@@ -10,7 +10,10 @@ use mayfly_core::{
     task::{Binding, Terms},
 };
 
-use crate::rng::Rng;
+use crate::{
+    charge::{Charge, OWNERS},
+    rng::Rng,
+};
 
 /// What an actor or a fault of the world may do next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -41,6 +44,10 @@ pub enum Move {
     Revoke,
     /// The profiles are replaced.
     Policy,
+    /// An owner leaves; somebody may take the tasks.
+    Leave,
+    /// The eyes lose sight of a holder.
+    Blind,
     /// The disk makes some records durable.
     Flush,
     /// The signer finishes one signature, in any order.
@@ -88,6 +95,8 @@ pub struct Weather {
     pub short_flush: u64,
     /// Longest usual step of time, in milliseconds.
     pub pace: u64,
+    /// What tasks declare and profiles bound.
+    pub charge: Charge,
 }
 
 impl Weather {
@@ -117,6 +126,8 @@ impl Weather {
             (Move::Release, sometimes(12)),
             (Move::Revoke, sometimes(8)),
             (Move::Policy, sometimes(5)),
+            (Move::Leave, sometimes(4)),
+            (Move::Blind, sometimes(4)),
             (Move::Connect, sometimes(8)),
             (Move::Step, sometimes(6)),
             (Move::Crash, sometimes(12)),
@@ -127,11 +138,22 @@ impl Weather {
         let reorder = sometimes(400);
         let signer_fails = sometimes(100);
         let short_flush = sometimes(500);
+        let charge = Charge {
+            narrow: sometimes(500),
+            counted: sometimes(400),
+            jobs: sometimes(250),
+            keys: sometimes(500),
+            fails: sometimes(700),
+        };
+        let profiles = 2 + rng.below(3);
         Self {
             moves: 30 + rng.below(130),
             followers: 1 + rng.index(3),
             processes: 1 + rng.index(5),
-            profiles: (0..2 + rng.below(3)).map(|number| profile(number, rng)).collect(),
+            profiles: (0..profiles)
+                .map(|number| profile((number, profiles), charge, rng))
+                .collect(),
+            charge,
             weights,
             loss,
             echo,
@@ -157,7 +179,7 @@ impl Weather {
     }
 }
 
-fn profile(number: u64, rng: &mut Rng) -> Terms {
+fn profile((number, count): (u64, u64), charge: Charge, rng: &mut Rng) -> Terms {
     const TTLS: [u64; 5] = [2, 30, 120, 300, 1_500];
     let mut ttl = || Span::from_secs(*rng.pick(&TTLS).unwrap_or(&300));
     let (x509_ttl, jwt_ttl) = (ttl(), ttl());
@@ -176,7 +198,7 @@ fn profile(number: u64, rng: &mut Rng) -> Terms {
     Terms {
         profile: format!("p{number}"),
         path: format!("/p{number}"),
-        owner: "o".into(),
+        owner: rng.pick(&OWNERS).copied().unwrap_or("o0").into(),
         binding: *rng.pick(&bindings).unwrap_or(&Binding::Lease),
         stable_identity: rng.chance(300),
         x509_ttl,
@@ -184,7 +206,7 @@ fn profile(number: u64, rng: &mut Rng) -> Terms {
         task_ttl: rng.chance(300).then(|| Span(1 + rng.below(2_000_000))),
         hint: String::new(),
         federates_with: Vec::new(),
-        bounds: mayfly_core::Bounds::default(),
+        bounds: charge.bounds(count, rng),
     }
 }
 
@@ -193,7 +215,7 @@ impl fmt::Display for Weather {
         write!(
             f,
             "moves={} followers={} processes={} loss={} echo={} reorder={} signer_fails={} \
-             snapshot={} short_flush={} pace={}ms",
+             snapshot={} short_flush={} pace={}ms {:?}",
             self.moves,
             self.followers,
             self.processes,
@@ -203,7 +225,8 @@ impl fmt::Display for Weather {
             self.signer_fails,
             self.snapshot,
             self.short_flush,
-            self.pace
+            self.pace,
+            self.charge
         )?;
         for terms in &self.profiles {
             write!(

@@ -4,8 +4,9 @@
 //! no more faults, and everything that waits is worked off. Then the oracle looks at all of it.
 
 use mayfly_core::{
-    Basis, Binding, Charter, Denial, Effect, Event, Grant, Holder, PolicyEpoch, Registrar, Serial,
-    Shard, TaskId, TaskVersion, Ticket, Timestamp, TrustDomain, registrar::Planted, task::Terms,
+    Basis, Begin, Binding, Charter, Denial, Effect, Event, Grant, Holder, PolicyEpoch, Registrar,
+    RequestKey, Serial, Shard, TaskId, TaskVersion, Ticket, Timestamp, TrustDomain,
+    registrar::Planted, task::Terms,
 };
 
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
 };
 
 mod act;
+mod begin;
 mod clear;
 mod life;
 
@@ -29,7 +31,7 @@ type Done = Result<(), Violation>;
 enum Wish {
     Meet { process: Option<usize>, socket: Option<TaskId>, earned: Vec<usize> },
     Credential { serial: Option<Serial> },
-    Begin { task: TaskId },
+    Begin { task: TaskId, key: Option<RequestKey> },
     End { task: TaskId },
     Quarantine { task: TaskId },
     Release,
@@ -61,6 +63,8 @@ pub struct World {
     disk: Disk,
     /// Whether the registrar began with a snapshot.
     by_snapshot: bool,
+    /// Whether the broker is back and does not serve yet.
+    returning: bool,
     signer: Vec<(Ticket, Grant)>,
     post: Box<dyn Post>,
     /// The lines to the followers.
@@ -71,6 +75,10 @@ pub struct World {
     introduced: Vec<Basis>,
     tasks: Vec<TaskId>,
     serials: Vec<Serial>,
+    /// Wishes that have a key, the newest first.
+    told: Vec<Begin>,
+    /// Owners who are gone, and whether somebody took their tasks.
+    left: Vec<(String, bool)>,
     waiting: Vec<Waiting>,
     tickets: u64,
     oracle: Oracle,
@@ -126,6 +134,7 @@ impl World {
             charter,
             disk: Disk::default(),
             by_snapshot: false,
+            returning: false,
             signer: Vec::new(),
             machine,
             watched: Vec::new(),
@@ -133,6 +142,8 @@ impl World {
             introduced: Vec::new(),
             tasks: Vec::new(),
             serials: Vec::new(),
+            told: Vec::new(),
+            left: Vec::new(),
             waiting: Vec::new(),
             tickets: 0,
             oracle: Oracle::default(),
@@ -222,7 +233,7 @@ impl World {
                 uphold!(taken, "P2", "a record was ordered of a disk that had failed");
             }
             Effect::Sign { ticket, grant } => {
-                self.oracle.signing(*grant.serial())?;
+                self.oracle.signing(*grant.serial(), grant.audience())?;
                 let mut waiting = self.waiting.iter_mut().filter(|w| w.ticket == ticket);
                 let waiting = waiting.next();
                 uphold!(waiting.is_some(), "P10", "a signature for nobody");
@@ -239,7 +250,10 @@ impl World {
                     line.send(message, odds, &mut self.rng);
                 }
             }
-            Effect::Watch { task, holder } => self.watched.push((task, holder)),
+            Effect::Watch { task, holder } => {
+                self.watched.retain(|(watched, _)| *watched != task);
+                self.watched.push((task, holder));
+            }
             Effect::Forget { task } => {
                 self.watched.retain(|(watched, _)| *watched != task);
                 self.tasks.retain(|known| *known != task);
@@ -312,8 +326,17 @@ impl World {
 
     fn withheld(&mut self, ticket: Ticket, denial: Denial) -> Done {
         self.signer.retain(|(signing, _)| *signing != ticket);
-        if matches!(self.answered(ticket)?.wish, Wish::Release) {
-            self.oracle.released_from_quarantine(ticket, Err(denial));
+        match self.answered(ticket)?.wish {
+            Wish::Release => self.oracle.released_from_quarantine(ticket, Err(denial)),
+            Wish::Begin { key: Some(key), .. } if denial == Denial::IdempotencyConflict => {
+                self.oracle.told(&key, None)?;
+            }
+            Wish::Meet { .. }
+            | Wish::Credential { .. }
+            | Wish::Begin { .. }
+            | Wish::End { .. }
+            | Wish::Quarantine { .. }
+            | Wish::Other => {}
         }
         Ok(())
     }
@@ -323,9 +346,15 @@ impl World {
         // Answered before `ask` could note it: everything decided so far has to be durable.
         self.oracle.acknowledged(waiting.decided.min(self.oracle.count_records()))?;
         match waiting.wish {
-            Wish::Begin { task: begun } => {
-                uphold!(begun == task, "P10", "{task} is acknowledged in place of {begun}");
-                self.tasks.push(task);
+            Wish::Begin { task: begun, key } => {
+                let own = begun == task || key.is_some();
+                uphold!(own, "P10", "{task} is acknowledged in place of {begun}");
+                if let Some(key) = key {
+                    self.oracle.told(&key, Some(task))?;
+                }
+                if !self.tasks.contains(&task) {
+                    self.tasks.push(task);
+                }
                 self.introduced.push(Basis { task, version, epoch: self.epoch });
             }
             Wish::End { task } => self.oracle.end_acknowledged(task)?,

@@ -66,6 +66,14 @@ impl Registrar {
         }
     }
 
+    /// Nobody can see the holder any more, which is a failure (R16).
+    pub(super) fn watcher_blinded(&mut self, id: TaskId) {
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.unseen = true;
+        }
+        self.fail(id, (Cause::WatcherBlind, None), Author::default());
+    }
+
     /// A task failed: it ends, or is quarantined if its profile says so (R16).
     pub(super) fn fail(&mut self, id: TaskId, ending: (Cause, Option<i32>), author: Author) {
         let Some(task) = self.tasks.get(&id) else {
@@ -73,8 +81,13 @@ impl Registrar {
         };
         match (task.terms.bounds.on_failure, task.state) {
             (OnFailure::End, _) => self.end_by(id, ending, author),
-            (OnFailure::Quarantine, State::Active) => self.suspend(id, Some(ending.0), author),
-            (OnFailure::Quarantine, State::Quarantined { .. } | State::Ended { .. }) => {}
+            (OnFailure::Quarantine, State::Quarantined { by }) if by == id => {}
+            // What an ancestor's quarantine took along has a reason of its own now, which the
+            // ancestor's release does not undo.
+            (OnFailure::Quarantine, State::Active | State::Quarantined { .. }) => {
+                self.suspend(id, Some(ending.0), author);
+            }
+            (OnFailure::Quarantine, State::Ended { .. }) => {}
         }
     }
 
@@ -169,8 +182,18 @@ impl Registrar {
             self.journal(Fact::Resumed { task: id, author: author.clone() });
             self.resuming.insert(id, self.last);
             self.effects.push_back(Effect::Close { task: id, why: Closing::Changed });
+            self.look_again(id);
         }
         self.acknowledge(ticket, by, version);
+    }
+
+    /// A task that goes on has to be seen: an eye that was blind is opened anew, or fails once more.
+    fn look_again(&mut self, id: TaskId) {
+        if let Some(task) = self.tasks.get_mut(&id).filter(|task| task.unseen) {
+            task.unseen = false;
+            let holder = task.holder.clone();
+            self.effects.push_back(Effect::Watch { task: id, holder });
+        }
     }
 
     fn parent_active<'a>(&self, task: &'a Task) -> Result<&'a Task, Denial> {

@@ -231,6 +231,7 @@ impl Registrar {
             places: Vec::new(),
             credentials: Vec::new(),
             holder_gone: false,
+            unseen: false,
         };
         let timers = [(task.deadline, Timer::Deadline), (task.lease_until, Timer::Lease)];
         let timers = timers.into_iter().filter_map(|(at, timer)| at.map(|at| (at, timer, *id)));

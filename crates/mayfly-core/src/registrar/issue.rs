@@ -98,6 +98,10 @@ impl Registrar {
         if !budget.counts() {
             return Ok((0, 0));
         }
+        #[cfg(feature = "planted")]
+        if self.has_planted(super::Planted::ForgetCounts) {
+            return Ok((1, 1));
+        }
         let in_minute = if spent.minute == minute_of(self.now) { spent.in_minute } else { 0 };
         if budget.issuances.is_some_and(|most| spent.issued >= most) {
             return Err(Denial::BudgetSpent);

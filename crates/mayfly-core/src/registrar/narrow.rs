@@ -39,6 +39,8 @@ impl Registrar {
             self.may_begin_below(parent, begin)?;
         }
         let above = parent.map(|parent| &parent.mandate.scope);
+        #[cfg(feature = "planted")]
+        let above = above.filter(|_| !self.has_planted(super::Planted::IgnoreParentScope));
         let scope = settle_scope(&begin.mandate.scope, (&bounds.scope, above))?;
         if begin.delegated && above.is_some_and(|above| !scope.is_narrower_than(above)) {
             return Err(Denial::NotNarrower);
@@ -83,7 +85,7 @@ impl Registrar {
         }
         let profile = &begin.terms.profile;
         if parent.holder == Holder::Job {
-            return self.may_attempt(parent, profile);
+            return self.may_attempt(parent, begin);
         }
         let named = parent.terms.bounds.delegates_to.as_ref();
         if named.is_some_and(|named| !named.contains(profile)) {
@@ -97,9 +99,12 @@ impl Registrar {
     }
 
     /// A job is retried by one attempt at a time, under its own profile, as often as it may be (R43).
-    fn may_attempt(&self, job: &Task, profile: &str) -> Result<(), Denial> {
-        if job.terms.profile != profile {
+    fn may_attempt(&self, job: &Task, begin: &Begin) -> Result<(), Denial> {
+        if job.terms.profile != begin.terms.profile {
             Err(Denial::DelegationNotPermitted)
+        } else if begin.holder == Holder::Job {
+            // A job in a job would multiply its attempts.
+            Err(Denial::HolderUnfit)
         } else if self.live_children(job).next().is_some() {
             Err(Denial::AttemptRunning)
         } else if job.attempts >= attempts_max(job) {
@@ -175,6 +180,10 @@ impl Registrar {
         let Some(task) = self.tasks.get(&id) else {
             return;
         };
+        #[cfg(feature = "planted")]
+        if self.has_planted(super::Planted::KeepWiderChildren) {
+            return;
+        }
         let scope = &task.mandate.scope;
         let wider = self.live_children(task).filter(|c| c.mandate.scope.exceeds(scope).is_some());
         let wider: alloc::vec::Vec<_> = wider.map(|child| child.id).collect();

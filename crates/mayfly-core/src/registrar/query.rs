@@ -206,8 +206,9 @@ impl Registrar {
             let mut task = task.clone();
             task.credentials.retain(|c| kept(c.not_after));
             task.places.retain(|(_, place)| place.window.forget_at() > now);
-            // Neither is durable: the one is asked of the kernel again, the other follows from tasks.
+            // Not durable: the kernel is asked again, and the last follows from tasks.
             task.holder_gone = false;
+            task.unseen = false;
             task.children.clear();
             (task.id, task)
         });

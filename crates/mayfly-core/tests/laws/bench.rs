@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use mayfly_core::{
     Ask, Author, Basis, Begin, Binding, Caller, Cause, Charter, Denial, Effect, Event, Holder,
-    Identity, PolicyEpoch, Record, Registrar, Sequence, Serial, Shard, Span, TaskId, TaskVersion,
-    Terms, Ticket, Timestamp, TrustDomain, Verdict,
+    Identity, PolicyEpoch, Record, Registrar, RevocationSet, Sequence, Serial, Shard, Span, State,
+    TaskId, TaskVersion, Terms, Ticket, Timestamp, TrustDomain, Verdict,
 };
 
 pub(crate) const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -20,6 +20,9 @@ pub(crate) struct Bench {
     pub(crate) denials: Vec<Denial>,
     pub(crate) introduced: Vec<Identity>,
     pub(crate) acknowledged: u64,
+    /// Deltas so far, and a follower that has heard all of them.
+    pub(crate) deltas: u64,
+    pub(crate) follower: RevocationSet,
     tickets: u64,
 }
 
@@ -66,6 +69,8 @@ impl Bench {
             denials: Vec::new(),
             introduced: Vec::new(),
             acknowledged: 0,
+            deltas: 0,
+            follower: RevocationSet::default(),
             tickets: 0,
         }
     }
@@ -107,9 +112,12 @@ impl Bench {
                 Effect::Withhold { denial, .. } => self.denials.push(denial),
                 Effect::Introduce { identities, .. } => self.introduced.extend(identities),
                 Effect::Acknowledge { .. } => self.acknowledged += 1,
+                Effect::Publish(delta) => {
+                    self.deltas += 1;
+                    assert!(self.follower.apply(&delta), "P9: deltas have no holes");
+                }
                 Effect::Reconsider { .. }
                 | Effect::Release { .. }
-                | Effect::Publish(_)
                 | Effect::RefreshCrl
                 | Effect::Watch { .. }
                 | Effect::Close { .. }
@@ -154,6 +162,36 @@ impl Bench {
         self.introduced.clear();
         self.tell(Event::Met { ticket, caller, verdict, luck });
         self.introduced.iter().map(|identity| identity.task).collect()
+    }
+
+    /// The broker dies with so many records on its disk, and comes back.
+    pub(crate) fn restart(&mut self, kept: usize) {
+        self.journal.truncate(kept);
+        self.registrar = self.replayed();
+        self.follower = self.registrar.revocations().clone();
+        let _held = self.registrar.reconcile();
+        let _signing = self.obey();
+        let upto = self.registrar.last_sequence();
+        self.tell(Event::Journaled { upto });
+    }
+
+    /// The first refusal of what `wish` asks for, if it is refused.
+    pub(crate) fn refused(&mut self, id: TaskId, wish: Begin) -> Option<Denial> {
+        self.denials.clear();
+        self.begin(id, wish);
+        self.denials.first().copied()
+    }
+
+    pub(crate) fn end_as(&mut self, id: TaskId, cause: Cause) {
+        let (ticket, author) = (self.ticket(), Author::default());
+        self.tell(Event::EndAsked { ticket, task: id, cause, author });
+    }
+
+    pub(crate) fn cause(&self, id: TaskId) -> Option<Cause> {
+        match self.registrar.task(id).map(|task| task.state) {
+            Some(State::Ended { cause, .. }) => Some(cause),
+            Some(State::Active | State::Quarantined { .. }) | None => None,
+        }
     }
 
     /// What a crash at this moment leaves.

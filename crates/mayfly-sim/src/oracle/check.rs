@@ -80,7 +80,10 @@ impl Oracle {
         uphold!(record.at >= before, "P9", "record {next} is older than the one before it");
         if let Some(promise) = promise(&record.fact) {
             self.promised(promise, record.at)?;
+            self.may_be_promised(promise.task, record.at)?;
         }
+        self.begins(&record.fact, record.at)?;
+        self.changes(&record.fact)?;
         if let Fact::Began { task, parent: Some(parent), .. } = &record.fact {
             let fit = self.beginning(*parent).is_some()
                 && !self.is_over(*parent)
@@ -105,8 +108,8 @@ impl Oracle {
             Kind::X509 => begun.terms.x509_ttl,
             Kind::Jwt => begun.terms.jwt_ttl,
         });
-        let short = ttl.is_some_and(|ttl| not_after <= at.plus(ttl));
-        uphold!(short, "P7", "{serial} outlives the ttl of its profile");
+        let short = ttl.is_some_and(|ttl| not_after <= at.plus(self.longest(task, ttl)));
+        uphold!(short, "P7", "{serial} outlives the ttl of its profile, tier or task");
         for other in self.promises() {
             uphold!(other.serial != serial, "P9", "{serial} was promised twice");
             let same = (other.task, other.version) == (task, version);
@@ -139,7 +142,10 @@ impl Oracle {
     ///
     /// # Errors
     /// P2 if its promise is not durable.
-    pub(crate) fn signing(&mut self, serial: Serial) -> Checked {
+    pub(crate) fn signing(&mut self, serial: Serial, audience: &[String]) -> Checked {
+        let task = self.promises().find(|known| known.serial == serial).map(|known| known.task);
+        let fits = task.is_some_and(|task| self.may_name(task, audience));
+        uphold!(fits, "P12", "{serial} is for {audience:?}, outside the scope of its task");
         let durable = self.on_disk().filter_map(promise).any(|known| known.serial == serial);
         uphold!(durable, "P2", "{serial} is signed before its promise is on disk");
         uphold!(!self.signing.contains(&serial), "P2", "{serial} is signed twice");

@@ -81,8 +81,18 @@ impl Stage {
                 let (left, transfers) = Default::default();
                 one(Event::PolicyChanged { epoch: self.epoch, gone, left, transfers })
             }
+            "leave" => self.leave(line).map(|event| vec![event]),
             other => Err(format!("`{other}` is nothing that can be done")),
         }
+    }
+
+    /// `leave OWNER heir=OTHER`: somebody is accountable for nothing any more.
+    fn leave(&mut self, line: &Line) -> Result<Event, String> {
+        self.epoch = PolicyEpoch(self.epoch.0 + 1);
+        let owner = String::from(line.word(0)?);
+        let heir = line.option("heir").map(|heir| (owner.clone(), heir.into()));
+        let (gone, transfers) = (Vec::new(), heir.into_iter().collect());
+        Ok(Event::PolicyChanged { epoch: self.epoch, gone, left: vec![owner], transfers })
     }
 
     /// `meet P1 as T1 uid=1000 parent=P2 cgroup=/a bind=process`: a process asks who it is. `as` names
@@ -130,7 +140,7 @@ impl Stage {
         Ok(Event::TaskNamed { ticket: self.ticket(), task, version, epoch })
     }
 
-    /// `ask T1 x509`, `ask T1 jwt`; `version=1` for an introduction to an old version.
+    /// `ask T1 x509`, `ask T1 jwt audience=a,b`; `version=1` for an introduction to an old version.
     fn ask(&mut self, line: &Line) -> Result<Event, String> {
         let id = task(line.word(0)?)?;
         let known = self.registrar.as_ref().and_then(|registrar: &Registrar| registrar.task(id));
@@ -143,7 +153,10 @@ impl Stage {
         let version = version(line)?.unwrap_or(current);
         let ask = match line.word(1)? {
             "x509" => Ask::X509,
-            "jwt" => Ask::Jwt { audience: vec!["story".into()] },
+            "jwt" => {
+                let named = line.option("audience").unwrap_or("story");
+                Ask::Jwt { audience: named.split(',').map(String::from).collect() }
+            }
             other => return Err(format!("`{other}` is neither `x509` nor `jwt`")),
         };
         let basis = Basis { task: id, version, epoch: self.judged(line)? };
@@ -180,6 +193,7 @@ fn begin(line: &Line) -> Result<Begin, String> {
     Ok(Begin {
         parent: line.option("parent").map(task).transpose()?,
         delegated: line.option("delegated").is_some(),
+        owner: line.option("owner").map(String::from),
         mandate: mandate(line)?,
         deadline: line.span("deadline")?.map(|span| START.plus(span)),
         lease,

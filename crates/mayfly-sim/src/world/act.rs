@@ -1,12 +1,12 @@
 //! The moves of those who want something.
 
-use mayfly_core::{
-    Amendment, Ask, Author, Begin, Cause, Event, PolicyEpoch, Span, TaskId, Ticket, Timestamp,
-    Verdict,
-};
+use mayfly_core::{Ask, Author, Cause, Event, PolicyEpoch, TaskId, Ticket, Verdict};
 
 use super::{Done, Wish, World};
-use crate::weather::Move;
+use crate::{
+    charge::{Charge, HEIR, OWNERS},
+    weather::Move,
+};
 
 impl World {
     pub(super) fn act(&mut self, next: Move) -> Done {
@@ -17,17 +17,14 @@ impl World {
             Move::Heartbeat => {
                 self.about_task(Wish::Other, |ticket, task| Event::HeartbeatHeard { ticket, task })
             }
-            Move::Amend => self.about_task(Wish::Other, |ticket, task| Event::AmendAsked {
-                ticket,
-                task,
-                amendment: Amendment::default(),
-                author: Author::default(),
-            }),
+            Move::Amend => self.amend(),
             Move::End => self.end(),
             Move::Quarantine => self.quarantine(),
             Move::Release => self.release(),
             Move::Revoke => self.revoke(),
             Move::Policy => self.policy(),
+            Move::Leave => self.leave(),
+            Move::Blind => self.blind(),
             Move::Spawn => {
                 self.machine.spawn(&mut self.rng);
                 Ok(())
@@ -99,35 +96,21 @@ impl World {
         if self.rng.chance(800) {
             basis.epoch = self.epoch;
         }
-        let ask =
-            if self.rng.chance(600) { Ask::X509 } else { Ask::Jwt { audience: vec!["a".into()] } };
+        let ask = if self.rng.chance(600) {
+            Ask::X509
+        } else {
+            Ask::Jwt { audience: Charge::audience(&mut self.rng) }
+        };
         let (ticket, luck) = (self.ticket(), self.rng.next());
         let wish = Wish::Credential { serial: None };
         self.ask(ticket, wish, Event::Asked { ticket, basis, ask, luck })
     }
 
-    fn begin(&mut self) -> Done {
-        let profile = self.rng.index(self.weather.profiles.len());
-        let Some(terms) = self.terms(profile).cloned() else {
-            return Ok(());
-        };
-        if !self.in_force.get(profile).is_some_and(|in_force| *in_force) {
-            return Ok(()); // The judge knows no such profile.
-        }
-        let Some(holder) = self.holder_for(terms.binding) else {
-            return Ok(());
-        };
-        let parent = if self.rng.chance(450) { self.rng.pick(&self.tasks).copied() } else { None };
-        let near = |at: Timestamp, rng: &mut crate::rng::Rng| at.plus(Span(1 + rng.below(900_000)));
-        let deadline = self.rng.chance(300).then(|| near(self.now, &mut self.rng));
-        let leased = holder == mayfly_core::Holder::Lease || self.rng.chance(200);
-        let lease = leased.then(|| Span(100 + self.rng.below(400_000)));
-        let (ticket, luck) = (self.ticket(), TaskId::from_bytes(self.rng.bytes()));
-        let begin = Begin { parent, deadline, lease, ..Begin::new(terms, holder) };
-        self.ask(ticket, Wish::Begin { task: luck }, Event::BeginAsked { ticket, begin, luck })
-    }
-
-    fn about_task(&mut self, wish: Wish, event: impl FnOnce(Ticket, TaskId) -> Event) -> Done {
+    pub(super) fn about_task(
+        &mut self,
+        wish: Wish,
+        event: impl FnOnce(Ticket, TaskId) -> Event,
+    ) -> Done {
         let Some(task) = self.rng.pick(&self.tasks).copied() else {
             return Ok(());
         };
@@ -139,16 +122,19 @@ impl World {
         let Some(task) = self.rng.pick(&self.tasks).copied() else {
             return Ok(());
         };
-        if self.registrar.is_some() {
-            self.oracle.hears_end(task);
-        }
         let cause = self.rng.pick(&Cause::ALL).copied().unwrap_or(Cause::Revoked);
+        let failed = self.rng.chance(self.weather.charge.fails / 3);
+        let cause = if failed { Cause::Failed } else { cause };
         let ticket = self.ticket();
-        self.ask(
-            ticket,
-            Wish::End { task },
-            Event::EndAsked { ticket, task, cause, author: Author::default() },
-        )
+        let mut wish = Wish::End { task };
+        if self.registrar.is_none() {
+            return Ok(());
+        } else if cause != Cause::Failed {
+            self.oracle.hears_end(task);
+        } else if self.oracle.hears_failure(task) {
+            wish = Wish::Quarantine { task };
+        }
+        self.ask(ticket, wish, Event::EndAsked { ticket, task, cause, author: Author::default() })
     }
 
     fn quarantine(&mut self) -> Done {
@@ -202,13 +188,33 @@ impl World {
         self.tell_policy()
     }
 
-    /// Tells the registrar which profiles are gone; again after each replay, because what was gone
+    /// An owner leaves. The profiles have another one from here on; the tasks may have.
+    fn leave(&mut self) -> Done {
+        let Some(owner) = self.rng.pick(&OWNERS).filter(|owner| !self.has_left(owner)) else {
+            return Ok(());
+        };
+        self.left.push((String::from(*owner), self.rng.chance(500)));
+        for terms in self.weather.profiles.iter_mut().filter(|terms| terms.owner == *owner) {
+            terms.owner = HEIR.into();
+        }
+        self.epoch.0 += 1;
+        self.tell_policy()
+    }
+
+    pub(super) fn has_left(&self, owner: &str) -> bool {
+        self.left.iter().any(|(left, _)| left == owner)
+    }
+
+    /// Tells the registrar which profiles and owners are gone; again after each replay, because what was gone
     /// when it died may not have been on disk.
     pub(super) fn tell_policy(&mut self) -> Done {
         let gone = self.weather.profiles.iter().zip(&self.in_force);
         let gone = gone.filter(|(_, in_force)| !**in_force);
         let gone = gone.map(|(terms, _)| terms.profile.clone()).collect();
-        let (left, transfers) = Default::default();
+        let left: Vec<_> = self.left.iter().map(|(owner, _)| owner.clone()).collect();
+        left.iter().for_each(|owner| self.oracle.hears_left(owner));
+        let taken = self.left.iter().filter(|(_, taken)| *taken);
+        let transfers = taken.map(|(owner, _)| (owner.clone(), HEIR.into())).collect();
         self.tell(Event::PolicyChanged { epoch: self.epoch, gone, left, transfers })
     }
 }

@@ -77,6 +77,7 @@ impl World {
         }
         self.oracle.check_list(registrar, now)?;
         self.oracle.check_alarms(registrar, now)?;
+        self.oracle.check_authority()?;
         self.oracle.check_tasks(registrar, |task| self.disk.has_forgotten(task))
     }
 
@@ -88,11 +89,12 @@ impl World {
         terms.binding = mayfly_core::Binding::Lease;
         terms.task_ttl = None;
         terms.profile = "newcomer".into();
+        terms.bounds = mayfly_core::Bounds::default();
         let (ticket, luck) = (self.ticket(), TaskId::from_bytes(self.rng.bytes()));
         let lease = Some(Span::from_secs(3600));
         let holder = Holder::Lease;
         let begin = Begin { lease, ..Begin::new(terms, holder) };
-        let wish = Wish::Begin { task: luck };
+        let wish = Wish::Begin { task: luck, key: None };
         self.ask(ticket, wish, Event::BeginAsked { ticket, begin, luck })?;
         self.settle()?;
         let basis = self.introduced.iter().rev().find(|basis| basis.task == luck).copied();

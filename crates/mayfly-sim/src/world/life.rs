@@ -20,10 +20,25 @@ impl World {
         let gone = self.watched.get(at).is_some_and(|(_, holder)| self.machine.is_gone(holder));
         if gone {
             let (task, _) = self.watched.swap_remove(at);
-            self.oracle.hears_end(task);
-            self.tell(Event::HolderGone { task, exit: Some(0) })?;
+            let failed = self.rng.chance(self.weather.charge.fails);
+            // Who died while the broker was dead left no code.
+            let exit = (!self.returning).then_some(if failed { 3 } else { 0 });
+            self.oracle.hears_exit(task, exit);
+            self.tell(Event::HolderGone { task, exit })?;
         }
         Ok(gone)
+    }
+
+    /// The eyes lose sight of one holder, which may be alive. What they see later still arrives.
+    pub(super) fn blind(&mut self) -> Done {
+        let Some((task, _)) = self.rng.pick(&self.watched).cloned() else {
+            return Ok(());
+        };
+        if self.registrar.is_none() {
+            return Ok(());
+        }
+        self.oracle.hears_failure(task);
+        self.tell(Event::WatcherBlinded { task })
     }
 
     pub(super) fn flush(&mut self) -> Done {
@@ -165,12 +180,14 @@ impl World {
         self.post.start(registrar.revocations());
         self.registrar = Some(registrar);
         self.obey()?;
+        self.returning = true;
         let mut at = 0;
         while at < self.watched.len() {
             if !self.notice_at(at)? {
                 at += 1;
             }
         }
+        self.returning = false;
         self.tell_policy()
     }
 
