@@ -1,7 +1,5 @@
 //! R19: a quarantine that stops everything, and a release that gives it back.
 
-use std::sync::Arc;
-
 use mayfly::clock;
 use mayfly_proto::mayfly::v1::{self as wire, operator_client::OperatorClient};
 use mayfly_verify::{Authorize, Endpoint, Party, Refused};
@@ -134,8 +132,6 @@ impl Client {
         let token = self.side.token().await;
         self.stream = X509Stream::open(&self.side.endpoint);
         within("a message", self.stream.next()).await.expect("streams: an identity");
-        let view = Arc::clone(self.side.follower.view());
-        drop(view);
         let kept = async || stage.connect(&self.stolen).await.ok();
         self.live = until("new connections: with what it kept", kept).await;
         raw_service::exchange(&mut self.live, b"x").await.expect("live connections");

@@ -1,5 +1,7 @@
 //! Revoking by everything that a task can be known by.
 
+use std::io::Write as _;
+
 use mayfly_proto::mayfly::v1::{self as wire, begin_task_request::Holder, revoke_request::Target};
 use tonic::Code;
 
@@ -125,6 +127,5 @@ async fn thousands_are_revoked_in_one_go() {
         assert_eq!(operator.state(task.expect("some")).await.1, "revoked");
     }
     assert_eq!(operator.state(&beside).await.0, "active");
-    use std::io::Write as _;
     writeln!(std::io::stderr(), "{TASKS} tasks were revoked in {took:?}").expect("it is open");
 }

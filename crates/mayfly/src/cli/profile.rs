@@ -67,11 +67,23 @@ async fn apply(context: &Context, file: &Path) -> Result<(), CliError> {
     let answer = client.apply_profiles(wire::ApplyProfilesRequest { text }).await;
     let answer = answer.map_err(admin::AdminError::from)?.into_inner();
     if context.output.is_data() {
-        output::data(context.output, &json!({ "epoch": answer.epoch, "gone": answer.gone }));
+        let value = json!({
+            "epoch": answer.epoch,
+            "gone": answer.gone,
+            "left": answer.left,
+            "differences": answer.differences,
+        });
+        output::data(context.output, &value);
     } else {
         output::line(&format!("profiles applied, epoch {}", answer.epoch));
+        for difference in &answer.differences {
+            output::line(difference);
+        }
         for name in &answer.gone {
             output::line(&format!("profile {name} is gone, its tasks have ended"));
+        }
+        for owner in &answer.left {
+            output::line(&format!("owner {owner} is gone, with all tasks that nobody has taken"));
         }
     }
     Ok(())

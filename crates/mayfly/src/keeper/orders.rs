@@ -46,7 +46,7 @@ impl Keeper {
         let tasks = self.distrust(&step).await;
         let (what, mut detail) = note(&step);
         tracing::info!(what, detail, by = author.by, "authority");
-        for (before, word) in [(", by ", &author.by), (": ", &author.why)] {
+        for (before, word) in [(", by ", author.by.as_str()), (": ", author.why.as_str())] {
             if !word.is_empty() {
                 detail.extend([before, word]);
             }

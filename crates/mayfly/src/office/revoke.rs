@@ -46,10 +46,12 @@ impl LocalOffice {
     async fn end_all(&self, roots: &[TaskId], author: &Author) -> Result<(), Refusal> {
         let mut outcome = Ok(());
         for some in roots.chunks(AT_ONCE_MAX) {
-            let ends = some.iter().map(|task| {
+            let mut ends = Vec::with_capacity(some.len());
+            for task in some {
                 let (task, cause, author) = (*task, Cause::Revoked, author.clone());
-                self.0.inbox.order(move |ticket| Event::EndAsked { ticket, task, cause, author })
-            });
+                let asked = move |ticket| Event::EndAsked { ticket, task, cause, author };
+                ends.push(self.0.inbox.order(asked));
+            }
             for answer in join_all(ends).await {
                 match answer {
                     // Ended and forgotten since it was counted.
@@ -99,10 +101,13 @@ impl LocalOffice {
         let live = self.0.inbox.read(question).await?;
         let mut showing = BTreeSet::new();
         for some in live.chunks(LOOKS_AT_ONCE) {
-            let looks = some.iter().map(|(task, holder)| async move {
-                self.shows(holder, selector).await.then_some(*task)
-            });
-            showing.extend(join_all(looks).await.into_iter().flatten());
+            let mut looks = Vec::with_capacity(some.len());
+            for (_, holder) in some {
+                looks.push(self.shows(holder, selector));
+            }
+            let answers = join_all(looks).await;
+            let found = some.iter().zip(answers).filter(|(_, shows)| *shows);
+            showing.extend(found.map(|((task, _), _)| *task));
         }
         Ok(showing)
     }
