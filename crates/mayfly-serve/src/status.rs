@@ -19,11 +19,14 @@ pub const fn code(denial: Denial) -> Code {
         | Denial::TaskQuarantined
         | Denial::IdentityNotHeld
         | Denial::PeerGone
-        | Denial::CredentialRevoked => Code::PermissionDenied,
+        | Denial::CredentialRevoked
+        | Denial::OidcTokenReplayed
+        | Denial::OidcNotPermitted => Code::PermissionDenied,
         Denial::TaskUnknown | Denial::ProfileUnknown | Denial::SerialUnknown => Code::NotFound,
         Denial::Malformed
         | Denial::AudienceInvalid
         | Denial::TokenInvalid
+        | Denial::OidcTokenInvalid
         | Denial::LeaseOutOfRange
         | Denial::DeadlinePassed => Code::InvalidArgument,
         Denial::LeaseTooShort
@@ -39,6 +42,7 @@ pub const fn code(denial: Denial) -> Code {
         | Denial::JournalFailed
         | Denial::SigningFailed
         | Denial::NotServing
+        | Denial::OidcIssuerUnavailable
         | Denial::AttestationFailed => Code::Unavailable,
     }
 }

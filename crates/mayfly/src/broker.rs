@@ -18,7 +18,9 @@ use tonic::service::Routes;
 
 use self::{
     inner::Inner,
-    opening::{notices, open_keys, open_store, raise_descriptor_limit, with_applied_profiles},
+    opening::{
+        notices, open_keys, open_store, raise_descriptor_limit, unfit_rules, with_applied_profiles,
+    },
     ports::{Offer, Ports, Served},
     sockets::keep_sockets,
 };
@@ -51,6 +53,9 @@ pub enum BrokerError {
     /// The keys.
     #[error(transparent)]
     Keys(#[from] mayfly_sign::SignError),
+    /// What remembers used tokens.
+    #[error("cannot remember which tokens of OIDC issuers were used: {0}")]
+    Tokens(#[source] std::io::Error),
     /// A socket.
     #[error(transparent)]
     Listen(#[from] mayfly_serve::ListenError),
@@ -144,6 +149,7 @@ impl Broker {
             notices.push(why.to_owned());
         }
         let config = with_applied_profiles(config, &paths, &mut notices)?;
+        notices.extend(unfit_rules(&config));
         let (ring, authority_ttl) = open_keys(&config, &paths, now)?;
         let ports = Ports::bind(&config)?;
         let about = About {
@@ -159,7 +165,7 @@ impl Broker {
         // A start that fails from here on leaves nothing running.
         let unless_started = running.stop.clone().drop_guard();
         let inner = Inner::start(&config, opened, &ring, (&clock, &running))?;
-        let seams = inner.keep(config, ring, &about, (&clock, &running)).await;
+        let seams = inner.keep(config, ring, &about, (&clock, &running)).await?;
         let own = ports.identity(&seams, authority_ttl, (&clock, &running)).await?;
         let services = Services::new(Arc::new(seams.desk), seams.eyes, Arc::clone(&clock), names)
             .await

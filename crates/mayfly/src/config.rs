@@ -13,15 +13,18 @@ use serde::Deserialize;
 use self::{
     envoy::RawEnvoy,
     federation::RawFederation,
+    oidc::RawOidc,
     ports::{RawBroker, RawHttp},
 };
 pub use self::{
     federation::{BundleEndpoint, EndpointProfile, Federation},
+    oidc::{OidcIssuer, OidcRule, Subject},
     ports::{FeedPort, HttpPort, PortTls},
 };
 
 mod envoy;
 mod federation;
+mod oidc;
 mod ports;
 
 pub(crate) use self::federation::url as endpoint_url;
@@ -69,6 +72,8 @@ struct RawConfig {
     envoy: RawEnvoy,
     http: Option<RawHttp>,
     broker: Option<RawBroker>,
+    #[serde(default)]
+    oidc: Vec<RawOidc>,
     // Read by mayfly-policy; named here so that a misspelt key beside it is an error.
     #[serde(default, rename = "profile")]
     _profile: Vec<toml::Table>,
@@ -129,6 +134,8 @@ pub struct Config {
     pub http: Option<HttpPort>,
     /// Where the feed is served to verifiers elsewhere, if anywhere.
     pub feed_port: Option<FeedPort>,
+    /// Whose tokens begin tasks of pipelines elsewhere.
+    pub oidc: Vec<OidcIssuer>,
     /// The first edition of the profiles.
     pub profiles: Profiles,
 }
@@ -155,6 +162,7 @@ impl Config {
             secret_names: Names::default(),
             http: None,
             feed_port: None,
+            oidc: Vec::new(),
             profiles: Profiles::dev(uid).at_epoch(FIRST_EPOCH),
         })
     }
@@ -197,6 +205,11 @@ impl Config {
         let federation = federation::read(raw.federation, &built_in.trust_domain, base)?;
         let partners: Vec<_> = federation.iter().map(|entry| &entry.trust_domain).collect();
         let feed_port = raw.broker.map(|broker| broker.read(&partners)).transpose()?;
+        let known = (&built_in.trust_domain, federation.as_slice());
+        let oidc = oidc::read(raw.oidc, known, raw.status.public_url.as_deref(), base)?;
+        if !oidc.is_empty() && raw.http.is_none() {
+            return Err(value("oidc", "needs an [http] table: pipelines come to that port"));
+        }
         Ok(Self {
             workload_socket: socket.unwrap_or(built_in.workload_socket),
             workload_mode: raw.workload.mode.map_or(Ok(built_in.workload_mode), |m| mode(&m))?,
@@ -208,6 +221,7 @@ impl Config {
             secret_names: raw.envoy.read()?,
             http: raw.http.map(|http| http.read(base)).transpose()?,
             feed_port,
+            oidc,
             trust_domain: built_in.trust_domain,
             profiles,
         })

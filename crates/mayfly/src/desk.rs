@@ -134,14 +134,7 @@ impl LocalDesk {
 
     async fn make_x509(&self, basis: Basis) -> Result<X509Svid, Denial> {
         match self.ask(basis, Ask::X509).await? {
-            Signed::X509(svid) => Ok(X509Svid {
-                spiffe_id: svid.spiffe_id,
-                chain: svid.chain_der.into(),
-                key: Bytes::copy_from_slice(&svid.key_pkcs8),
-                not_before: svid.not_before,
-                not_after: svid.not_after,
-                serial: svid.serial,
-            }),
+            Signed::X509(svid) => Ok(handed_out(svid)),
             Signed::Jwt(_) => Err(Denial::SigningFailed),
         }
     }
@@ -267,6 +260,18 @@ impl Desk for LocalDesk {
     fn report(&self, report: Report) -> Reply<()> {
         let desk = self.clone();
         Box::pin(async move { desk.hear_report(report).await })
+    }
+}
+
+/// A certificate in the form in which it leaves.
+pub(crate) fn handed_out(svid: mayfly_sign::X509Svid) -> X509Svid {
+    X509Svid {
+        spiffe_id: svid.spiffe_id,
+        chain: svid.chain_der.into(),
+        key: Bytes::copy_from_slice(&svid.key_pkcs8),
+        not_before: svid.not_before,
+        not_after: svid.not_after,
+        serial: svid.serial,
     }
 }
 

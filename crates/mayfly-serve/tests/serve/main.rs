@@ -2,6 +2,7 @@
 //! names are points of the SPIFFE checklist that the requirements refer to.
 #![expect(clippy::expect_used, reason = "a test that cannot run should stop")]
 
+mod ci;
 mod common;
 mod doors;
 mod feed;

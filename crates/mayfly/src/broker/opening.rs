@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mayfly_core::{Registrar, Span, Timestamp};
+use mayfly_core::{Binding, Registrar, Span, Timestamp};
 use mayfly_sign::{KeyRing, RotationPolicy};
 use mayfly_store::{IndexReport, OpenOptions, OpenReport, Store};
 
@@ -31,6 +31,20 @@ pub(super) fn with_applied_profiles(
         path.display()
     ));
     Ok(config)
+}
+
+/// Rules for pipelines that can begin nothing as the profiles stand.
+pub(super) fn unfit_rules(config: &Config) -> Vec<String> {
+    let names: BTreeSet<_> =
+        config.oidc.iter().flat_map(|issuer| &issuer.rules).map(|rule| &rule.profile).collect();
+    let unfit = names.into_iter().filter(|name| {
+        let binding = config.profiles.terms(name).map(|terms| terms.binding);
+        binding != Some(Binding::Lease)
+    });
+    let notice = |name| {
+        format!("an `oidc.rule` names `{name}`, which is no profile with `binding = \"lease\"`")
+    };
+    unfit.map(notice).collect()
 }
 
 pub(super) async fn open_store(
