@@ -209,11 +209,11 @@ impl Workload {
     }
 }
 
-type Called = Guarded<client::TlsStream<TcpStream>>;
+pub(crate) type Called = Guarded<client::TlsStream<TcpStream>>;
 type Heard = Guarded<server::TlsStream<TcpStream>>;
 
 /// A service that answers one byte with the next for as long as it likes its caller.
-async fn serve(party: Party) -> (SocketAddr, JoinSet<()>) {
+pub(crate) async fn serve(party: Party) -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let mut serving = JoinSet::new();
@@ -237,14 +237,14 @@ async fn serve(party: Party) -> (SocketAddr, JoinSet<()>) {
     (address, serving)
 }
 
-async fn call(party: &Party, address: SocketAddr) -> std::io::Result<Called> {
+pub(crate) async fn call(party: &Party, address: SocketAddr) -> std::io::Result<Called> {
     let stream = TcpStream::connect(address).await?;
     let mut live = within("a handshake", party.connect(stream, mayfly::clock::now())).await?;
     ask(&mut live).await?;
     Ok(live)
 }
 
-async fn ask(live: &mut Called) -> std::io::Result<()> {
+pub(crate) async fn ask(live: &mut Called) -> std::io::Result<()> {
     live.write_u8(41).await?;
     let answer = within("an answer", live.read_u8()).await?;
     assert_eq!(answer, 42);

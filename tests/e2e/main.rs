@@ -16,6 +16,7 @@ mod bad_input;
 mod broker_api;
 mod chaos;
 mod churn;
+mod ci;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/den.rs"]

@@ -499,6 +499,14 @@ denials! {
     TaskRevoked = "task_revoked", "stop the workload; an operator knows why";
     /// The task that is referred to has another version.
     VersionUnmatched = "version_unmatched", "refer to the version that the task has, or to none";
+    /// The token is not one of a configured issuer's, or not in order.
+    OidcTokenInvalid = "oidc_token_invalid", "fetch a token of an issuer and for the audience that stand in the broker's `[[oidc]]`; its log says what is wrong with this one";
+    /// The token has begun a task already.
+    OidcTokenReplayed = "oidc_token_replayed", "fetch another token: each begins one task";
+    /// No rule lets this subject begin a task of this profile.
+    OidcNotPermitted = "oidc_not_permitted", "an operator may add an `[[oidc.rule]]` for this subject and profile";
+    /// The issuer's keys are not known.
+    OidcIssuerUnavailable = "oidc_issuer_unavailable", "try again with backoff; the broker's log says why the issuer's keys are not known";
 }
 
 impl fmt::Display for Denial {

@@ -20,8 +20,10 @@
 //! | `/status`, `/status/{window}` | token status lists |
 //! | `/introspect` | RFC 7662 |
 //! | `/healthz`, `/readyz`, `/metrics` | for whoever runs it |
+//! | `/v1/ci/tasks` | tasks of pipelines, where [`ci::router`] is merged in |
 
 mod answer;
+pub mod ci;
 mod form;
 mod introspect;
 mod problem;

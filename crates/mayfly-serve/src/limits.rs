@@ -111,6 +111,17 @@ pub const DETAIL_CHARS_MAX: usize = 1024;
 /// What is kept of a text that a client sent for us to read.
 pub const CLIENT_TEXT_CHARS_MAX: usize = 256;
 
+/// One request of a pipeline: a few names.
+pub const PIPELINE_REQUEST_BYTES_MAX: usize = 48 * 1024;
+/// How long a pipeline's task lives without a renewal, where it does not say.
+pub const PIPELINE_LEASE_DEFAULT: Span = Span::from_secs(60);
+/// The shortest lease that a job elsewhere can keep.
+pub const PIPELINE_LEASE_MIN: Span = Span::from_secs(5);
+/// How long a pipeline's task lives at the longest, where it does not say.
+pub const PIPELINE_DEADLINE_DEFAULT: Span = Span::from_secs(3600);
+/// How long a pipeline's task may live.
+pub const PIPELINE_DEADLINE_MAX: Span = Span::from_secs(24 * 3600);
+
 const _: () = assert!(BATCHES_BYTES_MAX < HISTORY_BYTES_MAX);
 // The largest batch is all serials, 27 bytes each.
 const _: () = assert!(mayfly_core::limits::CHANGES_PER_BATCH_MAX * 27 < RESPONSE_BYTES_MAX / 2);

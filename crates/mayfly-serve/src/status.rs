@@ -39,7 +39,9 @@ pub const fn code(denial: Denial) -> Code {
         | Denial::BudgetSpent
         | Denial::JobHoldsNothing
         | Denial::ReferenceDenied
-        | Denial::TaskRevoked => Code::PermissionDenied,
+        | Denial::TaskRevoked
+        | Denial::OidcTokenReplayed
+        | Denial::OidcNotPermitted => Code::PermissionDenied,
         Denial::TaskUnknown
         | Denial::ProfileUnknown
         | Denial::OwnerUnknown
@@ -52,6 +54,7 @@ pub const fn code(denial: Denial) -> Code {
         | Denial::ReferenceInvalid
         | Denial::AudienceInvalid
         | Denial::TokenInvalid
+        | Denial::OidcTokenInvalid
         | Denial::LeaseOutOfRange
         | Denial::DeclarationMissing
         | Denial::DeadlinePassed
@@ -79,6 +82,7 @@ pub const fn code(denial: Denial) -> Code {
         | Denial::JournalFailed
         | Denial::SigningFailed
         | Denial::NotServing
+        | Denial::OidcIssuerUnavailable
         | Denial::AttestationFailed => Code::Unavailable,
     }
 }

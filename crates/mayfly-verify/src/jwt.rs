@@ -175,7 +175,7 @@ fn validate_signed(
     Ok(claims)
 }
 
-fn decode(segment: &str, bytes_max: usize) -> Result<Vec<u8>, InvalidToken> {
+pub(crate) fn decode(segment: &str, bytes_max: usize) -> Result<Vec<u8>, InvalidToken> {
     if segment.len() > bytes_max {
         return Err(InvalidToken::TooLong);
     }
@@ -217,7 +217,7 @@ impl Claims {
 }
 
 /// One audience or a list of them; an empty one is nobody.
-fn audience(map: &Map<String, Value>) -> Option<Vec<String>> {
+pub(crate) fn audience(map: &Map<String, Value>) -> Option<Vec<String>> {
     let one = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     let audience = match map.get("aud")? {
         Value::Array(list) => list.iter().map(one).collect::<Option<Vec<_>>>()?,
@@ -231,7 +231,7 @@ fn audience(map: &Map<String, Value>) -> Option<Vec<String>> {
 }
 
 /// A `NumericDate`. Fractions are allowed and rounded down; what is no instant is malformed.
-fn instant(
+pub(crate) fn instant(
     map: &Map<String, Value>,
     name: &'static str,
 ) -> Result<Option<Timestamp>, InvalidToken> {

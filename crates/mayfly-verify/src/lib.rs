@@ -15,6 +15,7 @@
 //! - [`Actions`] say who may do what. An identity alone opens nothing: what no rule allows is denied.
 //! - [`jwt::Verifier`] checks tokens, offline by view or status list or online at the broker, and binds
 //!   them to the peer who shows them.
+//! - [`oidc`] checks tokens of foreign issuers, by which pipelines begin tasks.
 //! - [`Reporter`] tells the broker of credentials that are used although their time is over.
 //! - [`WorkloadClient`] fetches and renews our own identities and the keys of others.
 //!
@@ -72,6 +73,7 @@ mod jwk;
 pub mod jwt;
 mod layer;
 mod live;
+pub mod oidc;
 mod patience;
 mod peer;
 pub mod reader;

@@ -17,7 +17,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     inner::Inner,
     opening::{
-        notices, open_keys, open_store, raise_descriptor_limit, silent_bus, with_applied_profiles,
+        notices, open_keys, open_store, raise_descriptor_limit, silent_bus, unfit_rules,
+        with_applied_profiles,
     },
     ports::{Offer, Ports, Served},
     sockets::keep_sockets,
@@ -51,6 +52,9 @@ pub enum BrokerError {
     /// The keys.
     #[error(transparent)]
     Keys(#[from] mayfly_sign::SignError),
+    /// What remembers used tokens.
+    #[error("cannot remember which tokens of OIDC issuers were used: {0}")]
+    Tokens(#[source] std::io::Error),
     /// A socket.
     #[error(transparent)]
     Listen(#[from] mayfly_serve::ListenError),
@@ -144,6 +148,7 @@ impl Broker {
             notices.push(why.to_owned());
         }
         let config = with_applied_profiles(config, &paths, &mut notices)?;
+        notices.extend(unfit_rules(&config));
         let (ring, authority_ttl) = open_keys(&config, &paths, now)?;
         let ports = Ports::bind(&config)?;
         notices.extend(silent_bus(&config).await);
@@ -161,7 +166,7 @@ impl Broker {
         // A start that fails from here on leaves nothing running.
         let unless_started = running.stop.clone().drop_guard();
         let inner = Inner::start(&config, opened, &ring, (&clock, &running))?;
-        let seams = inner.keep(config, ring, &about, (&clock, &running)).await;
+        let seams = inner.keep(config, ring, &about, (&clock, &running)).await?;
         let own = ports.identity(&seams, authority_ttl, (&clock, &running)).await?;
         let (desk, eyes): (Arc<dyn Desk>, _) = (Arc::new(seams.desk), seams.eyes);
         let services =

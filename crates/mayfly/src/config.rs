@@ -10,24 +10,27 @@ use mayfly_policy::{Profiles, Rights};
 use mayfly_serve::sds::Names;
 use serde::Deserialize;
 
-pub use self::{
-    broker_api::BrokerApiPort,
-    federation::{BundleEndpoint, EndpointProfile, Federation},
-    ports::{FeedPort, HttpPort, PortTls},
-};
 use self::{
     attest::RawAttest,
     broker_api::RawBrokerApi,
     envoy::RawEnvoy,
     federation::RawFederation,
+    oidc::RawOidc,
     ports::{RawBroker, RawHttp},
     roles::RawRole,
+};
+pub use self::{
+    broker_api::BrokerApiPort,
+    federation::{BundleEndpoint, EndpointProfile, Federation},
+    oidc::{OidcIssuer, OidcRule, Subject},
+    ports::{FeedPort, HttpPort, PortTls},
 };
 
 mod attest;
 mod broker_api;
 mod envoy;
 mod federation;
+mod oidc;
 mod ports;
 mod roles;
 
@@ -82,6 +85,8 @@ struct RawConfig {
     #[serde(default)]
     role: Vec<RawRole>,
     broker_api: Option<RawBrokerApi>,
+    #[serde(default)]
+    oidc: Vec<RawOidc>,
     // Read by mayfly-policy; named here so that a misspelt key beside it is an error.
     #[serde(default, rename = "profile")]
     _profile: Vec<toml::Table>,
@@ -154,6 +159,8 @@ pub struct Config {
     pub rights: Rights,
     /// Where the Broker API is served and to whom, if at all.
     pub broker_api: Option<BrokerApiPort>,
+    /// Whose tokens begin tasks of pipelines elsewhere.
+    pub oidc: Vec<OidcIssuer>,
     /// The first edition of the profiles.
     pub profiles: Profiles,
 }
@@ -186,6 +193,7 @@ impl Config {
             feed_port: None,
             rights: Rights::new(uid),
             broker_api: None,
+            oidc: Vec::new(),
             profiles: Profiles::dev(uid).at_epoch(FIRST_EPOCH),
         })
     }
@@ -236,6 +244,11 @@ impl Config {
             workload_socket: &workload_socket,
         };
         let broker_api = raw.broker_api.map(|raw| raw.read((base, data_dir), &near)).transpose()?;
+        let known = (&built_in.trust_domain, federation.as_slice());
+        let oidc = oidc::read(raw.oidc, known, raw.status.public_url.as_deref(), base)?;
+        if !oidc.is_empty() && raw.http.is_none() {
+            return Err(value("oidc", "needs an [http] table: pipelines come to that port"));
+        }
         Ok(Self {
             node: raw.node.map_or(Ok(built_in.node), node)?,
             workload_socket,
@@ -251,6 +264,7 @@ impl Config {
             feed_port,
             rights: built_in.rights.with(roles::read(raw.role)?),
             broker_api,
+            oidc,
             trust_domain: built_in.trust_domain,
             profiles,
         })

@@ -171,18 +171,9 @@ impl LocalDesk {
 
     async fn make_x509(&self, basis: Basis) -> Result<InUse, Denial> {
         match self.ask(basis, Ask::X509).await? {
-            Signed::X509(svid) => Ok(InUse {
-                basis,
-                authority: svid.authority,
-                svid: X509Svid {
-                    spiffe_id: svid.spiffe_id,
-                    chain: svid.chain_der.into(),
-                    key: Bytes::copy_from_slice(&svid.key_pkcs8),
-                    not_before: svid.not_before,
-                    not_after: svid.not_after,
-                    serial: svid.serial,
-                },
-            }),
+            Signed::X509(svid) => {
+                Ok(InUse { basis, authority: svid.authority.clone(), svid: handed_out(svid) })
+            }
             Signed::Jwt(_) => Err(Denial::SigningFailed),
         }
     }
@@ -330,6 +321,18 @@ impl Desk for LocalDesk {
 
 fn is_within(within: &Within, profile: &str) -> bool {
     within.as_ref().is_none_or(|names| names.contains(profile))
+}
+
+/// A certificate in the form in which it leaves.
+pub(crate) fn handed_out(svid: mayfly_sign::X509Svid) -> X509Svid {
+    X509Svid {
+        spiffe_id: svid.spiffe_id,
+        chain: svid.chain_der.into(),
+        key: Bytes::copy_from_slice(&svid.key_pkcs8),
+        not_before: svid.not_before,
+        not_after: svid.not_after,
+        serial: svid.serial,
+    }
 }
 
 fn basis(who: &Introduced) -> Basis {

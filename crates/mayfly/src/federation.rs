@@ -18,12 +18,13 @@ use mayfly_core::TrustDomain;
 use crate::config::Federation;
 
 mod document;
-mod fetch;
+pub(crate) mod fetch;
 mod poll;
 
 pub use document::{BUNDLE_BYTES_MAX, BundleError, ForeignBundle};
 pub use fetch::FetchError;
 pub use poll::Poller;
+pub(crate) use poll::known_by;
 
 /// Where the bundle that an endpoint gave for `domain` is kept.
 #[must_use]

@@ -104,6 +104,12 @@ impl Paths {
         self.0.join("bundles")
     }
 
+    /// Which tokens of OIDC issuers were used.
+    #[must_use]
+    pub fn oidc_seen(&self) -> PathBuf {
+        self.0.join("oidc-seen")
+    }
+
     /// The log, as `mayfly-store` lays it out.
     #[must_use]
     pub fn log(&self) -> PathBuf {

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 
 use mayfly::config::{
     BrokerApiPort, BundleEndpoint, Config, ConfigError, EndpointProfile, Federation, FeedPort,
-    HttpPort, KeyStorage, PortTls,
+    HttpPort, KeyStorage, OidcRule, PortTls, Subject,
 };
 use mayfly_core::{Act, Binding, Principal, Span, SpiffeId, TrustDomain};
 use mayfly_policy::rights::Object;
@@ -129,6 +129,65 @@ fn the_ports_and_endpoints_that_the_reference_leaves_out_can_be_taken_as_they_st
     let url = "https://mayfly.partner.example:8443/bundle".parse().expect("a url");
     let profile = EndpointProfile::HttpsSpiffe { id };
     assert_eq!(endpoint, Some(BundleEndpoint { url, profile }));
+    let [issuer] = config.oidc.as_slice() else { panic!("one issuer: {:?}", config.oidc) };
+    assert_eq!(issuer.issuer, "https://token.actions.githubusercontent.com");
+    assert_eq!(issuer.audience, "spiffe://example.org");
+    assert!(issuer.jwks_uri.is_some());
+    assert_eq!(issuer.server, EndpointProfile::HttpsWeb { ca: None });
+    let subject = Subject::Exactly("repo:acme/shop:environment:production".to_owned());
+    let claims = [("ref", "refs/heads/main"), ("repository", "acme/shop")];
+    let claims = claims.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    assert_eq!(issuer.rules, [OidcRule { subject, claims, profile: "ci-job".to_owned() }]);
+}
+
+#[test]
+fn r5_an_issuer_is_told_whole_and_lets_nobody_in_by_mistake() {
+    let http = "[http]\nlisten = \"127.0.0.1:1\"\ntls = \"spiffe\"\n";
+    let rule = "[[oidc.rule]]\nsubject = \"s\"\nprofile = \"p\"\n";
+    let good = "[[oidc]]\nissuer = \"https://i.org\"\naudience = \"a\"\n";
+    let whole = format!("{http}{good}{rule}");
+    let issuer = parse(&whole).expect("a good file").oidc.pop().expect("an issuer");
+    assert_eq!(issuer.discovery, "https://i.org/.well-known/openid-configuration");
+    let starred = parse(&whole.replace("\"s\"", "\"repo:a/b:*\"")).expect("a good file");
+    let subject = &starred.oidc.first().and_then(|one| one.rules.first()).expect("a rule").subject;
+    assert!(subject.covers("repo:a/b:ref:x") && subject.covers("repo:a/b:"));
+    assert!(!subject.covers("repo:a/bc:ref:x") && !subject.covers("xrepo:a/b:"));
+    for (from, to, wanted) in [
+        (http, "", "`oidc` needs an [http] table"),
+        (rule, "", "has no [[oidc.rule]]"),
+        ("https://i.org", "http://i.org", "has to begin with `https://`"),
+        ("https://i.org", "https://u@i.org", "neither user nor password"),
+        ("https://i.org", "https://i.org?x=1", "may have no query"),
+        ("https://i.org", "i.org", "`oidc.issuer`"),
+        ("audience = \"a\"", "audience = \"\"", "`oidc.audience` has to be a text"),
+        ("audience = \"a\"\n", "", "missing field `audience`"),
+        ("audience = \"a\"\n", "audience = \"a\"\naudiences = []\n", "unknown field `audiences`"),
+        (
+            "audience = \"a\"\n",
+            "audience = \"a\"\njwks_uri = \"http://i.org\"\n",
+            "`oidc.jwks_uri`",
+        ),
+        ("audience = \"a\"\n", "audience = \"a\"\nprofile = \"web\"\n", "`oidc.profile` has to be"),
+        (
+            "audience = \"a\"\n",
+            "audience = \"a\"\nprofile = { https_spiffe = \"spiffe://x.y/z\" }\n",
+            "needs a [[federation]] entry",
+        ),
+        ("\"s\"", "\"*\"", "may not be everybody"),
+        ("\"s\"", "\"a*b\"", "may have a `*` at its end alone"),
+        ("\"s\"", "\"\"", "`oidc.rule.subject` has to be a text"),
+        ("\"s\"", "\"s\"\nclaims = { n = 7 }", "invalid type: integer"),
+        ("\"s\"", "\"s\"\nclaim = {}", "unknown field `claim`"),
+        ("profile = \"p\"\n", "", "missing field `profile`"),
+    ] {
+        let text = whole.replace(from, to);
+        let told = refusal(&text);
+        assert!(told.contains(wanted), "{text}\nsays   {told}\nwanted {wanted}");
+    }
+    let twice = format!("{whole}{good}{rule}");
+    assert!(refusal(&twice).contains("names `https://i.org` twice"));
+    let own = format!("{whole}[status]\npublic_url = \"https://i.org/\"\n");
+    assert!(refusal(&own).contains("is our own `status.public_url`"));
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn caller(request: &Request) -> Option<Caller> {
     bearer(request.headers()).map(Caller::Bearer)
 }
 
-fn bearer(headers: &HeaderMap) -> Option<String> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim();

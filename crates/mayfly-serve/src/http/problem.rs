@@ -59,6 +59,40 @@ impl Problem {
         )
     }
 
+    /// A denial of whoever begins and renews tasks of pipelines: a token that does not count says that
+    /// nobody is there.
+    pub(super) fn of_pipeline(denial: Denial) -> Self {
+        let mut problem = Self::of(denial);
+        if matches!(denial, Denial::OidcTokenInvalid | Denial::TokenInvalid) {
+            problem.status = StatusCode::UNAUTHORIZED;
+        }
+        problem
+    }
+
+    /// Who wants to begin, renew or end a task of a pipeline shows no token.
+    pub(super) fn no_token() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "say who you are").because(
+            "come with `Authorization: Bearer` and a token: a configured issuer's to begin a task, the \
+             task's own `renewal_token` to renew or end it",
+        )
+    }
+
+    /// The request's body is of another type.
+    pub(super) const fn not_json() -> Self {
+        Self {
+            status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            code: "not_json",
+            title: "the body is not json",
+            detail: Cow::Borrowed("send `application/json`"),
+        }
+    }
+
+    /// The request's body is JSON of another shape, or none.
+    pub(super) fn malformed_json(error: &serde_json::Error) -> Self {
+        let detail: String = error.to_string().chars().take(ECHO_MAX).collect();
+        Self { detail: detail.into(), ..Self::of(Denial::Malformed) }
+    }
+
     /// Nothing is published there at present.
     pub(super) fn not_published() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_published", "nothing is published here").because(

@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "a test that cannot run should stop")]
 
 mod broker_api;
+mod ci;
 mod common;
 mod doors;
 mod feed;

@@ -16,6 +16,7 @@ mod incoming;
 mod layer;
 mod leaf;
 mod live;
+mod oidc;
 mod reader;
 mod report;
 mod source;

@@ -3,10 +3,10 @@
 use std::sync::{Arc, PoisonError};
 
 use mayfly_attest::{CollectOptions, Collector, Systemd, Watcher};
-use mayfly_core::{Event, Registrar, Shard, Span, registrar::Charter};
+use mayfly_core::{Event, Registrar, Shard, Span, TrustDomain, registrar::Charter};
 use mayfly_serve::{
     Eyes, LocalEyes,
-    desk::Bundles,
+    desk::{Bundles, Desk as _},
     feed::hub::{self, Hub},
     http,
 };
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     board::Board,
     clock::{self, Clock},
-    config::Config,
+    config::{Config, OidcIssuer},
     desk::{LocalDesk, Policy},
     driver::{Driver, Inbox, Message},
     federation::{Federations, Poller},
@@ -33,6 +33,8 @@ use crate::{
         About, LocalOffice,
         policy::{changed, owners_of_live_tasks, vanished_profiles},
     },
+    oidc::{Issuer, SeenFile},
+    pipelines::LocalPipelines,
     seal::FeedSeal,
     signers::{Keys, Signers},
     svids::Svids,
@@ -161,7 +163,7 @@ impl Inner {
         ring: KeyRing,
         about: &About,
         (clock, running): (&Clock, &Running),
-    ) -> Seams {
+    ) -> Result<Seams, BrokerError> {
         let (bundles, bundles_seen) = (self.bundles.clone(), self.bundles.subscribe());
         let (authorities, authorities_seen) = watch::channel(Vec::new());
         let (orders, orders_heard) = mpsc::channel(keeper::ORDERS_MAX);
@@ -207,22 +209,56 @@ impl Inner {
             config.trust_domain.clone(),
             config.public_url.as_deref(),
         );
-        Seams {
+        let desk = LocalDesk::new(
+            (self.inbox.clone(), Arc::clone(clock)),
+            Arc::clone(&policy),
+            (bundles_seen, self.feed),
+            config.trust_domain.clone(),
+            self.svids,
+        );
+        let seams = Seams {
             office,
             pages: http::router(published_seen, Arc::new(witness)).into(),
             eyes: near,
-            desk: LocalDesk::new(
-                (self.inbox.clone(), Arc::clone(clock)),
-                Arc::clone(&policy),
-                (bundles_seen, self.feed),
-                config.trust_domain,
-                self.svids,
-            ),
+            desk,
             socket_orders: self.socket_orders,
             workload_mode: config.workload_mode,
             inbox: self.inbox,
             policy,
+        };
+        seams.with_pipelines((config.oidc, config.trust_domain), about, (clock, running))
+    }
+}
+
+impl Seams {
+    /// Lets the issuers in `issuers` vouch for pipelines, if there are any.
+    fn with_pipelines(
+        mut self,
+        (issuers, own): (Vec<OidcIssuer>, TrustDomain),
+        about: &About,
+        (clock, running): (&Clock, &Running),
+    ) -> Result<Self, BrokerError> {
+        if issuers.is_empty() {
+            return Ok(self);
         }
+        let now = clock();
+        let seen = SeenFile::open(&about.paths.oidc_seen(), now).map_err(BrokerError::Tokens)?;
+        let (steady, bundles) = (clock::steady(now), self.desk.bundles());
+        let issuer = |issuer| Issuer::new(issuer, Arc::clone(&steady), bundles.clone());
+        let issuers: Vec<_> = issuers.into_iter().map(issuer).collect();
+        for issuer in &issuers {
+            drop(running.tasks.spawn(Arc::clone(issuer).follow(running.stop.clone())));
+        }
+        let pipelines = LocalPipelines::new(
+            (self.office.clone(), self.desk.clone()),
+            (self.inbox.clone(), Arc::clone(clock)),
+            Arc::clone(&self.policy),
+            (issuers, Arc::new(seen)),
+            own,
+        );
+        let pages = self.pages.into_axum_router();
+        self.pages = pages.merge(http::ci::router(Arc::new(pipelines))).into();
+        Ok(self)
     }
 }
 

@@ -34,6 +34,20 @@ pub(super) fn with_applied_profiles(
     Ok(config)
 }
 
+/// Rules for pipelines that can begin nothing as the profiles stand.
+pub(super) fn unfit_rules(config: &Config) -> Vec<String> {
+    let names: BTreeSet<_> =
+        config.oidc.iter().flat_map(|issuer| &issuer.rules).map(|rule| &rule.profile).collect();
+    let unfit = names.into_iter().filter(|name| {
+        let binding = config.profiles.terms(name).map(|terms| terms.binding);
+        binding != Some(Binding::Lease)
+    });
+    let notice = |name| {
+        format!("an `oidc.rule` names `{name}`, which is no profile with `binding = \"lease\"`")
+    };
+    unfit.map(notice).collect()
+}
+
 pub(super) async fn open_store(
     paths: &Paths,
     options: &StartOptions,

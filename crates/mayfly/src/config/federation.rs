@@ -118,7 +118,7 @@ impl RawEndpoint {
     fn read(self, base: &Path) -> Result<BundleEndpoint, ConfigError> {
         let url = url(&self.url).map_err(|rule| value(&format!("{ENDPOINT}.url"), rule))?;
         let ca = self.ca.map(|path| base.join(path));
-        Ok(BundleEndpoint { url, profile: profile(&self.profile, ca)? })
+        Ok(BundleEndpoint { url, profile: profile(&self.profile, ca, ENDPOINT)? })
     }
 }
 
@@ -140,24 +140,29 @@ pub(crate) fn url(text: &str) -> Result<Uri, &'static str> {
     }
 }
 
-fn profile(told: &toml::Value, ca: Option<PathBuf>) -> Result<EndpointProfile, ConfigError> {
-    const KEY: &str = "federation.bundle_endpoint.profile";
+/// How a server is known, as `profile` and `ca` of the table `table` say.
+pub(super) fn profile(
+    told: &toml::Value,
+    ca: Option<PathBuf>,
+    table: &str,
+) -> Result<EndpointProfile, ConfigError> {
+    let key = format!("{table}.profile");
     if told.as_str() == Some("https_web") {
         return Ok(EndpointProfile::HttpsWeb { ca });
     }
     let id = told.as_table().filter(|table| table.len() == 1);
     let id = id.and_then(|table| table.get("https_spiffe")).and_then(toml::Value::as_str);
     let Some(id) = id else {
-        return Err(value(KEY, "has to be \"https_web\" or { https_spiffe = \"spiffe://...\" }"));
+        return Err(value(&key, "has to be \"https_web\" or { https_spiffe = \"spiffe://...\" }"));
     };
     if ca.is_some() {
         let rule = "is for the profile \"https_web\" alone: an SVID is believed by a bundle";
-        return Err(value("federation.bundle_endpoint.ca", rule));
+        return Err(value(&format!("{table}.ca"), rule));
     }
     let id = SpiffeId::parse(id)
-        .map_err(|invalid| value(KEY, format!("`{id}` is not a SPIFFE ID: {}", invalid.rule)))?;
+        .map_err(|invalid| value(&key, format!("`{id}` is not a SPIFFE ID: {}", invalid.rule)))?;
     if id.path().is_empty() {
-        return Err(value(KEY, format!("`{id}` names a trust domain, not a server")));
+        return Err(value(&key, format!("`{id}` names a trust domain, not a server")));
     }
     Ok(EndpointProfile::HttpsSpiffe { id })
 }

@@ -81,7 +81,7 @@ pub enum FetchError {
 ///
 /// # Errors
 /// [`FetchError`].
-pub(super) async fn fetch(url: &Uri, tls: Arc<ClientConfig>) -> Result<Bytes, FetchError> {
+pub(crate) async fn fetch(url: &Uri, tls: Arc<ClientConfig>) -> Result<Bytes, FetchError> {
     let following = async {
         let mut at = url.clone();
         for _ in 0..=REDIRECTS_MAX {

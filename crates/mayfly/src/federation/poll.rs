@@ -105,29 +105,9 @@ impl Poller {
 
     /// Fetches once; `true` if there is something new.
     async fn once(&mut self) -> Result<bool, PollError> {
-        let tls = match self.endpoint.profile.clone() {
-            EndpointProfile::HttpsWeb { ca } => {
-                let config = tokio::task::spawn_blocking(move || web(ca.as_deref())).await;
-                config.map_err(|stopped| FetchError::Roots(stopped.to_string()))??
-            }
-            EndpointProfile::HttpsSpiffe { id } => {
-                let bundle = self.bundle_of(&id).await?;
-                spiffe(id, bundle)?
-            }
-        };
+        let tls = known_by(self.endpoint.profile.clone(), &mut self.bundles).await?;
         let document = fetch(&self.endpoint.url, Arc::new(tls)).await?;
         self.take(&document)
-    }
-
-    /// The bundle by which the endpoint's SVID is judged: the latest of the trust domain that its ID
-    /// names, which is the one being fetched, another partner's or our own. Waits until there is one.
-    async fn bundle_of(&mut self, id: &SpiffeId) -> Result<Bundle, FetchError> {
-        let domain = id.trust_domain();
-        let known = self.bundles.wait_for(|bundles| bundles.x509.contains_key(domain)).await;
-        let known = known.map_err(|_stopping| FetchError::Roots("the broker stops".to_owned()))?;
-        let der = known.x509.get(domain).cloned().unwrap_or_default();
-        drop(known);
-        Bundle::parse(&der).map_err(|invalid| FetchError::Roots(invalid.to_string()))
     }
 
     fn take(&mut self, document: &[u8]) -> Result<bool, PollError> {
@@ -150,6 +130,37 @@ impl Poller {
         self.latest = Some(bundle);
         Ok(true)
     }
+}
+
+/// Believes servers that are known by `profile`, as far as `bundles` tell.
+pub(crate) async fn known_by(
+    profile: EndpointProfile,
+    bundles: &mut watch::Receiver<Arc<Bundles>>,
+) -> Result<ClientConfig, FetchError> {
+    match profile {
+        EndpointProfile::HttpsWeb { ca } => {
+            let config = tokio::task::spawn_blocking(move || web(ca.as_deref())).await;
+            config.map_err(|stopped| FetchError::Roots(stopped.to_string()))?
+        }
+        EndpointProfile::HttpsSpiffe { id } => {
+            let bundle = bundle_of(&id, bundles).await?;
+            spiffe(id, bundle)
+        }
+    }
+}
+
+/// The bundle by which the endpoint's SVID is judged: the latest of the trust domain that its ID
+/// names, which is the one being fetched, another partner's or our own. Waits until there is one.
+async fn bundle_of(
+    id: &SpiffeId,
+    bundles: &mut watch::Receiver<Arc<Bundles>>,
+) -> Result<Bundle, FetchError> {
+    let domain = id.trust_domain();
+    let known = bundles.wait_for(|bundles| bundles.x509.contains_key(domain)).await;
+    let known = known.map_err(|_stopping| FetchError::Roots("the broker stops".to_owned()))?;
+    let der = known.x509.get(domain).cloned().unwrap_or_default();
+    drop(known);
+    Bundle::parse(&der).map_err(|invalid| FetchError::Roots(invalid.to_string()))
 }
 
 /// Believes whom the web believes, or whom the file `ca` names.

@@ -61,9 +61,7 @@ impl LocalOffice {
         let luck = clock::task_id();
         let asked = |ticket| Event::BeginAsked { ticket, begin, luck };
         match self.0.inbox.order(asked).await {
-            Ok((task, _)) => {
-                self.begun(task).await
-            }
+            Ok((task, _)) => self.begun(task).await,
             Err(No::Denied(denial)) => Err(self.explained(denial, &sketch).await),
             Err(no @ No::Reconsider) => Err(no.into()),
         }
