@@ -28,6 +28,7 @@ pub mod ledger;
 pub mod limits;
 pub mod mandate;
 pub mod misuse;
+pub mod principal;
 pub mod record;
 pub mod registrar;
 pub mod revocation;
@@ -48,6 +49,7 @@ pub use mandate::{
     Trigger,
 };
 pub use misuse::{Claim, Finding, Showing};
+pub use principal::{Act, Principal};
 pub use record::{Fact, Record, Snapshot};
 pub use registrar::{Charter, Registrar};
 pub use revocation::{Bitmap, Change, Delta, RevocationSet, Status};

@@ -30,8 +30,10 @@ mod invalid;
 pub mod limits;
 pub mod own;
 mod profiles;
+pub mod rights;
 
 pub use diff::Difference;
 pub use explain::{Explanation, Missing};
 pub use invalid::{InvalidProfiles, Problem};
 pub use profiles::{Profile, Profiles};
+pub use rights::{Rights, Role};

@@ -141,6 +141,12 @@ impl Profiles {
         self.profiles.iter().map(|profile| profile.terms.profile.as_str())
     }
 
+    /// Whether somebody of this name is accountable for anything.
+    #[must_use]
+    pub fn knows_owner(&self, name: &str) -> bool {
+        self.profiles.iter().any(|profile| profile.terms.owner == name)
+    }
+
     /// The names that `old` has and this edition has not: their tasks end.
     #[must_use]
     pub fn gone_since(&self, old: &Self) -> Vec<String> {

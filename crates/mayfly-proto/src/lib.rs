@@ -95,6 +95,11 @@ pub mod envoy {
     };
 }
 
+/// What a gRPC status says beyond its code.
+pub mod google {
+    pub use crate::generated::google::rpc;
+}
+
 /// Mayfly's own messages.
 pub mod mayfly {
     pub use crate::generated::v1;

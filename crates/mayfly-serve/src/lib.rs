@@ -19,6 +19,7 @@
 //! ports.
 #![forbid(unsafe_code)]
 
+pub mod asking;
 #[doc(hidden)]
 pub mod authority;
 mod connection;
@@ -38,6 +39,7 @@ pub mod services;
 pub mod status;
 mod story;
 mod svids;
+pub mod tasks;
 mod view;
 mod visit;
 mod wallet;

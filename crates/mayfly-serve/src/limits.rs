@@ -92,6 +92,20 @@ pub const SECRETS_MAX: usize = 512;
 pub const SECRET_CRL_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// One response to an Envoy. Unlike the clients of the Workload API it sets no bound of its own.
 pub const SECRETS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Wishes in one batch.
+pub const WISHES_MAX: usize = 1000;
+/// Tasks on one page.
+pub const PAGE_MAX: u32 = 1000;
+/// Tasks on a page of which no size was said.
+pub const PAGE_DEFAULT: u32 = 100;
+/// Tasks on one page, in bytes, unless one alone is longer.
+pub const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Longest idempotency key, in bytes.
+pub const KEY_BYTES_MAX: usize = 128;
+/// One request of an orchestrator or operator: a full batch whose wishes declare a good deal each.
+pub const WISHES_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What is told in words of a refusal, in characters: it travels in a header.
+pub const DETAIL_CHARS_MAX: usize = 1024;
 /// What is kept of a text that a client sent for us to read.
 pub const CLIENT_TEXT_CHARS_MAX: usize = 256;
 
@@ -111,3 +125,4 @@ const _: () = assert!(HEARTBEAT_DEFAULT.as_millis() <= HEARTBEAT_MAX.as_millis()
 const _: () = assert!(CRL_BYTES_MAX < RESPONSE_BYTES_MAX / 2);
 // PEM is a good third longer than DER, and the bundles need room beside the lists.
 const _: () = assert!(SECRET_CRL_BYTES_MAX / 2 * 3 + RESPONSE_BYTES_MAX <= SECRETS_BYTES_MAX);
+const _: () = assert!(PAGE_DEFAULT <= PAGE_MAX && PAGE_BYTES_MAX < RESPONSE_BYTES_MAX);

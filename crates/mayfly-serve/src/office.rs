@@ -5,9 +5,11 @@ use std::{path::PathBuf, pin::Pin};
 
 use mayfly_attest::Peer;
 use mayfly_core::{
-    Amendment, Author, Cause, Denial, Mandate, PolicyEpoch, Record, RequestKey, Selector, Sequence,
-    Serial, Span, SpiffeId, Task, TaskId, TaskVersion, Terms, Timestamp,
+    Act, Amendment, Author, Cause, Denial, Mandate, PolicyEpoch, Record, RequestKey, Selector,
+    Sequence, Serial, Span, SpiffeId, Task, TaskId, TaskVersion, Terms, Timestamp,
 };
+
+use crate::asking::{Asker, Found, Object, Query, Watching};
 
 /// A No to an operator, who may know more than a stranger.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -29,6 +31,14 @@ pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send>>;
 
 /// Where operators' wishes go.
 pub trait Office: Send + Sync + 'static {
+    /// Whether `who` may do `act` to `object`. A No is noted in the log.
+    fn entitle(&self, who: Asker, act: Act, object: Object) -> Answer<()>;
+    /// One task as it is.
+    fn look(&self, task: TaskId) -> Answer<Task>;
+    /// At most `most` tasks behind `after` that match and that `who` may read, in the order of their names.
+    fn find(&self, who: Asker, query: Query, page: (Option<TaskId>, usize)) -> Answer<Found>;
+    /// The tasks that match and that `who` may read, and then every change of one.
+    fn watch(&self, who: Asker, query: Query) -> Answer<Watching>;
     /// How the broker is.
     fn report(&self) -> Answer<Report>;
     /// Begins a task by name.
@@ -138,6 +148,10 @@ pub struct Begun {
     pub spiffe_id: SpiffeId,
     /// The socket for its workload.
     pub socket: PathBuf,
+    /// When it ends at the latest.
+    pub deadline: Option<Timestamp>,
+    /// Until when it lives without a heartbeat.
+    pub lease_until: Option<Timestamp>,
 }
 
 /// What is to become of a task.

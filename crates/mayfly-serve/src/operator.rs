@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use mayfly_core::{
-    Amendment, Author, Cause, InvalidId, Mandate, Record, Sequence, Serial, Span, TaskId, Timestamp,
+    Act, Amendment, Author, Cause, Denial, InvalidId, Mandate, Record, Sequence, Serial, Span,
+    TaskId, Timestamp,
 };
 use mayfly_proto::mayfly::v1::{self as wire, operator_server::Operator};
 use tonic::{Request, Response, Status};
 
 use crate::{
+    asking::{Asker, Object},
     guest::Guest,
     office::{self, BeginWish, HolderWish, Office, Order, Refusal, Target},
     status, story,
@@ -33,14 +35,24 @@ impl OperatorService {
     pub fn new(office: Arc<dyn Office>) -> Self {
         Self { office }
     }
+
+    /// Lets in who may do `act` to `object`.
+    async fn admit<T>(&self, request: &Request<T>, act: Act, object: Object) -> Result<(), Status> {
+        let guest = request.extensions().get::<Arc<Guest>>();
+        let guest = guest.ok_or_else(|| refused(Denial::AttestationFailed.into()))?;
+        guest.check().map_err(|denial| refused(denial.into()))?;
+        let asker = Asker::of(guest);
+        self.office.entitle(asker, act, object).await.map_err(refused)
+    }
 }
 
 #[tonic::async_trait]
 impl Operator for OperatorService {
     async fn get_status(
         &self,
-        _request: Request<wire::GetStatusRequest>,
+        request: Request<wire::GetStatusRequest>,
     ) -> Result<Response<wire::GetStatusResponse>, Status> {
+        self.admit(&request, Act::Read, Object::Everything).await?;
         let report = self.office.report().await.map_err(refused)?;
         Ok(Response::new(wire::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -63,7 +75,9 @@ impl Operator for OperatorService {
         request: Request<wire::BeginTaskRequest>,
     ) -> Result<Response<wire::BeginTaskResponse>, Status> {
         let author = author(&request, "");
-        let wish = begin_wish(request.into_inner()).map_err(|e| status::of_field(&e))?;
+        let object = Object::Profile(request.get_ref().profile.clone());
+        self.admit(&request, Act::Begin, object).await?;
+        let wish = begin_wish(request.into_inner()).map_err(|e| malformed(&e))?;
         let begun = self.office.begin(wish, author).await.map_err(refused)?;
         Ok(Response::new(wire::BeginTaskResponse {
             task: begun.task.to_string(),
@@ -78,9 +92,9 @@ impl Operator for OperatorService {
         request: Request<wire::OrderTaskRequest>,
     ) -> Result<Response<wire::OrderTaskResponse>, Status> {
         let author = author(&request, &request.get_ref().reason);
-        let request = request.into_inner();
-        let task = TaskId::parse(&request.task).map_err(|e| status::of_field(&e))?;
-        let order = order(request.order).map_err(|e| status::of_field(&e))?;
+        let task = TaskId::parse(&request.get_ref().task).map_err(|e| malformed(&e))?;
+        let order = order(request.get_ref().order.clone()).map_err(|e| malformed(&e))?;
+        self.admit(&request, act(&order), Object::Task(task)).await?;
         let version = self.office.order(task, order, author).await.map_err(refused)?;
         Ok(Response::new(wire::OrderTaskResponse { version: version.0 }))
     }
@@ -89,6 +103,7 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::ListTasksRequest>,
     ) -> Result<Response<wire::ListTasksResponse>, Status> {
+        self.admit(&request, Act::Read, Object::Everything).await?;
         let request = request.into_inner();
         let mut tasks = self.office.list(request.ended).await.map_err(refused)?;
         if !request.profile.is_empty() {
@@ -101,7 +116,8 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::ShowTaskRequest>,
     ) -> Result<Response<wire::ShowTaskResponse>, Status> {
-        let id = TaskId::parse(&request.into_inner().task).map_err(|e| status::of_field(&e))?;
+        self.admit(&request, Act::Read, Object::Everything).await?;
+        let id = TaskId::parse(&request.into_inner().task).map_err(|e| malformed(&e))?;
         let (task, timeline) = self.office.show(id).await.map_err(refused)?;
         Ok(Response::new(wire::ShowTaskResponse {
             task: Some(view(task)),
@@ -113,9 +129,10 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::RevokeRequest>,
     ) -> Result<Response<wire::RevokeResponse>, Status> {
+        self.admit(&request, Act::Revoke, Object::Everything).await?;
         let author = author(&request, &request.get_ref().reason);
         let request = request.into_inner();
-        let target = target(request.target).map_err(|e| status::of_field(&e))?;
+        let target = target(request.target).map_err(|e| malformed(&e))?;
         let revoked = self.office.revoke(target, request.dry_run, author).await.map_err(refused)?;
         Ok(Response::new(wire::RevokeResponse {
             tasks: revoked.tasks,
@@ -125,22 +142,25 @@ impl Operator for OperatorService {
 
     async fn inventory(
         &self,
-        _request: Request<wire::InventoryRequest>,
+        request: Request<wire::InventoryRequest>,
     ) -> Result<Response<wire::InventoryResponse>, Status> {
+        self.admit(&request, Act::Read, Object::Everything).await?;
         Err(status::unimplemented())
     }
 
     async fn change_authority(
         &self,
-        _request: Request<wire::ChangeAuthorityRequest>,
+        request: Request<wire::ChangeAuthorityRequest>,
     ) -> Result<Response<wire::ChangeAuthorityResponse>, Status> {
+        self.admit(&request, Act::ChangeAuthority, Object::Everything).await?;
         Err(status::unimplemented())
     }
 
     async fn list_profiles(
         &self,
-        _request: Request<wire::ListProfilesRequest>,
+        request: Request<wire::ListProfilesRequest>,
     ) -> Result<Response<wire::ListProfilesResponse>, Status> {
+        self.admit(&request, Act::ReadProfiles, Object::Everything).await?;
         let (epoch, profiles) = self.office.profiles().await.map_err(refused)?;
         let profiles = profiles.into_iter().map(profile).collect();
         Ok(Response::new(wire::ListProfilesResponse { epoch: epoch.0, profiles }))
@@ -150,6 +170,7 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::ApplyProfilesRequest>,
     ) -> Result<Response<wire::ApplyProfilesResponse>, Status> {
+        self.admit(&request, Act::ApplyProfiles, Object::Everything).await?;
         let (epoch, gone) = self.office.apply(request.into_inner().text).await.map_err(refused)?;
         Ok(Response::new(wire::ApplyProfilesResponse { epoch: epoch.0, gone }))
     }
@@ -158,9 +179,10 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::DiagnoseRequest>,
     ) -> Result<Response<wire::DiagnoseResponse>, Status> {
+        self.admit(&request, Act::Diagnose, Object::Everything).await?;
         let guest = request.extensions().get::<Arc<Guest>>();
         let peer = guest.and_then(|guest| guest.peer().cloned());
-        let peer = peer.ok_or_else(|| status::of(mayfly_core::Denial::AttestationFailed))?;
+        let peer = peer.ok_or_else(|| refused(Denial::AttestationFailed.into()))?;
         let pid = request.into_inner().pid;
         let diagnosis =
             self.office.diagnose(peer, (pid != 0).then_some(pid)).await.map_err(refused)?;
@@ -188,11 +210,22 @@ fn author<T>(request: &Request<T>, why: &str) -> Author {
     Author { by: by.unwrap_or_default(), why: why.to_owned() }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
 fn refused(refusal: Refusal) -> Status {
-    if refusal.detail.is_empty() {
-        status::of(refusal.denial)
-    } else {
-        Status::new(status::code(refusal.denial), format!("{}: {}", refusal.denial, refusal.detail))
+    status::of_refusal(&refusal)
+}
+
+fn malformed(invalid: &InvalidId) -> Status {
+    status::of_refusal(&Refusal { denial: Denial::Malformed, detail: invalid.to_string() })
+}
+
+const fn act(order: &Order) -> Act {
+    match order {
+        Order::End(_) => Act::End,
+        Order::Heartbeat => Act::Heartbeat,
+        Order::Amend(_) => Act::Amend,
+        Order::Quarantine => Act::Quarantine,
+        Order::Release => Act::Release,
     }
 }
 
@@ -285,7 +318,7 @@ fn profile(line: office::ProfileLine) -> wire::ProfileView {
     }
 }
 
-fn entry((sequence, record): &(Sequence, Record)) -> wire::Entry {
+pub(crate) fn entry((sequence, record): &(Sequence, Record)) -> wire::Entry {
     let (what, detail) = story::tell(&record.fact);
     wire::Entry { position: sequence.0, at_ms: record.at.0, what: what.to_owned(), detail }
 }

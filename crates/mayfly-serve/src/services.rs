@@ -5,7 +5,10 @@ use std::{fmt, sync::Arc};
 use mayfly_proto::{
     FILE_DESCRIPTOR_SET,
     envoy::secret::secret_discovery_service_server::SecretDiscoveryServiceServer,
-    mayfly::v1::revocation_feed_server::RevocationFeedServer,
+    mayfly::v1::{
+        operator_server::OperatorServer, revocation_feed_server::RevocationFeedServer,
+        tasks_server::TasksServer,
+    },
     spiffe::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
 };
 use tonic::service::{Routes, interceptor::InterceptedService};
@@ -17,7 +20,10 @@ use crate::{
     feed::Feed,
     guest::Eyes,
     limits,
+    office::Office,
+    operator::OperatorService,
     sds::{Names, Sds},
+    tasks::TasksService,
     workload::{Workload, only_spiffe},
 };
 
@@ -89,6 +95,28 @@ impl Services {
         self.remote.clone()
     }
 
+    /// The same, and what orchestrators and operators elsewhere ask of `office`.
+    #[must_use]
+    pub fn remote_routes_with(&self, office: &Arc<dyn Office>) -> Routes {
+        let (tasks, operator) = offices(office);
+        self.remote_routes().add_service(tasks).add_service(operator)
+    }
+
+    /// What is offered on the sockets of orchestrators and operators. Who may do what there is a question
+    /// of rights and not of the socket.
+    ///
+    /// # Errors
+    /// If the committed descriptors are broken.
+    pub fn office_routes(office: &Arc<dyn Office>) -> Result<Routes, Error> {
+        let (tasks, operator) = offices(office);
+        let described = || reflection_of(&[TASKS, OPERATOR]);
+        let routes = Routes::new(tasks)
+            .add_service(operator)
+            .add_service(described().build_v1()?)
+            .add_service(described().build_v1alpha()?);
+        Ok(routes.prepare())
+    }
+
     /// Tells health checks that the end is near; said before [`crate::Doors::shut`]. Watchers of health
     /// are sent away, or they would hold every door open for as long as doors wait.
     pub async fn stop(&self) {
@@ -100,10 +128,25 @@ impl Services {
     }
 }
 
+const TASKS: &str = "mayfly.v1.Tasks";
+const OPERATOR: &str = "mayfly.v1.Operator";
+
+fn offices(
+    office: &Arc<dyn Office>,
+) -> (TasksServer<TasksService>, OperatorServer<OperatorService>) {
+    let tasks = TasksServer::new(TasksService::new(Arc::clone(office)))
+        .max_decoding_message_size(limits::WISHES_BYTES_MAX)
+        .max_encoding_message_size(limits::RESPONSE_BYTES_MAX);
+    let operator = OperatorServer::new(OperatorService::new(Arc::clone(office)))
+        .max_decoding_message_size(limits::WISHES_BYTES_MAX);
+    (tasks, operator)
+}
+
 fn reflection() -> Builder<'static> {
-    Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .with_service_name("SpiffeWorkloadAPI")
-        .with_service_name(SECRETS)
-        .with_service_name("mayfly.v1.RevocationFeed")
+    reflection_of(&["SpiffeWorkloadAPI", SECRETS, "mayfly.v1.RevocationFeed"])
+}
+
+fn reflection_of(names: &[&str]) -> Builder<'static> {
+    let builder = Builder::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
+    names.iter().fold(builder, |builder, name| builder.with_service_name(*name))
 }

@@ -6,8 +6,14 @@
 //! question was wrong, and in UNAVAILABLE when it should be asked again. Strangers get a stable code
 //! and a remedy; reasons stay in our own log.
 
+use std::collections::BTreeMap;
+
 use mayfly_core::{Denial, InvalidId};
+use mayfly_proto::google::rpc;
+use prost::Message as _;
 use tonic::{Code, Status};
+
+use crate::{limits, office::Refusal};
 
 /// The gRPC code of a denial.
 #[must_use]
@@ -89,6 +95,33 @@ pub fn of_field(invalid: &InvalidId) -> Status {
     Status::new(code(denial), format!("{denial}: {invalid}"))
 }
 
+/// Whose words the reasons are in the details of a refusal.
+const OURS: &str = "mayfly";
+/// What those details are.
+const ERROR_INFO_TYPE: &str = "type.googleapis.com/google.rpc.ErrorInfo";
+
+/// A refusal of an office: `code: detail`, or the remedy where the code says it all; and the same in
+/// `google.rpc.ErrorInfo`, for programs.
+#[must_use]
+pub fn of_refusal(refusal: &Refusal) -> Status {
+    let denial = refusal.denial;
+    let detail: String = refusal.detail.chars().take(limits::DETAIL_CHARS_MAX).collect();
+    let text = if detail.is_empty() { denial.remedy() } else { &detail };
+    let message = format!("{denial}: {text}");
+    let word = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let metadata = [("code", denial.code()), ("remedy", denial.remedy()), ("detail", &detail)];
+    let info = rpc::ErrorInfo {
+        reason: denial.code().to_uppercase(),
+        domain: OURS.to_owned(),
+        metadata: BTreeMap::from(metadata.map(word)),
+    };
+    let info =
+        prost_types::Any { type_url: ERROR_INFO_TYPE.to_owned(), value: info.encode_to_vec() };
+    let code = code(denial);
+    let details = rpc::Status { code: code.into(), message: message.clone(), details: vec![info] };
+    Status::with_details(code, message, details.encode_to_vec().into())
+}
+
 /// A Workload API request without the metadata that keeps browsers and proxies out.
 #[must_use]
 pub fn header_missing() -> Status {
@@ -137,6 +170,34 @@ mod tests {
             assert!(!matches!(status.code(), Code::Ok | Code::Cancelled | Code::Unknown));
             assert!(status.message().starts_with(denial.code()), "{status:?}");
             assert!(status.message().ends_with(denial.remedy()), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_tells_programs_what_it_tells_people() {
+        for denial in Denial::ALL {
+            let refusal = Refusal { denial: *denial, detail: "é".repeat(5000) };
+            let status = of_refusal(&refusal);
+            assert_eq!(status.code(), code(*denial));
+            let details = rpc::Status::decode(status.details()).unwrap();
+            assert_eq!(
+                (details.code, details.message.as_str()),
+                (status.code() as i32, status.message())
+            );
+            let any = details.details.first().unwrap();
+            assert_eq!(any.type_url, "type.googleapis.com/google.rpc.ErrorInfo");
+            let info = rpc::ErrorInfo::decode(any.value.as_slice()).unwrap();
+            assert_eq!(
+                (info.reason.to_lowercase().as_str(), info.domain.as_str()),
+                (denial.code(), "mayfly")
+            );
+            let told = |key: &str| info.metadata.get(key).cloned().unwrap_or_default();
+            assert_eq!(
+                (told("code").as_str(), told("remedy").as_str()),
+                (denial.code(), denial.remedy())
+            );
+            assert_eq!(told("detail").chars().count(), limits::DETAIL_CHARS_MAX);
+            assert!(of_refusal(&(*denial).into()).message().ends_with(denial.remedy()));
         }
     }
 

@@ -9,12 +9,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use mayfly_proto::mayfly::v1::operator_server::OperatorServer;
-use mayfly_serve::{Doors, Listener, Services, operator::OperatorService};
+use mayfly_serve::{Doors, Listener, Services, office::Office};
 use mayfly_store::StoreError;
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::service::Routes;
 
 use self::{
     inner::Inner,
@@ -171,12 +169,15 @@ impl Broker {
         drop(running.tasks.spawn(sockets));
         // Tasks that were there before have their sockets again before anybody is told to come.
         seams.office.sockets_settled().await;
-        let office = OperatorService::new(Arc::new(seams.office));
-        let admin = Routes::new(OperatorServer::new(office)).prepare();
+        let office: Arc<dyn Office> = Arc::new(seams.office);
+        let offices = Services::office_routes(&office)
+            .map_err(|error| BrokerError::Services(error.to_string()))?;
         let workload = Listener::bind(&about.workload_socket, seams.workload_mode)?;
         doors.open(None, workload, services.routes());
-        doors.open(None, Listener::bind(&about.paths.admin_socket(), 0o600)?, admin);
-        let offer = Offer { pages: seams.pages, streams: services.remote_routes() };
+        doors.open(None, Listener::bind(&about.paths.admin_socket(), 0o600)?, offices.clone());
+        // Who may connect is not yet somebody who may do something.
+        doors.open(None, Listener::bind(&about.paths.tasks_socket(), 0o666)?, offices);
+        let offer = Offer { pages: seams.pages, streams: services.remote_routes_with(&office) };
         let behind = (&clock, &running.tasks, &running.stop);
         let served = ports.open(&doors, (own, &about.workload_socket), offer, behind).await?;
         let workload_socket = about.workload_socket;

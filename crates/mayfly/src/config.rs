@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use mayfly_core::{PolicyEpoch, Span, TrustDomain, limits};
-use mayfly_policy::Profiles;
+use mayfly_policy::{Profiles, Rights};
 use mayfly_serve::sds::Names;
 use serde::Deserialize;
 
@@ -14,6 +14,7 @@ use self::{
     envoy::RawEnvoy,
     federation::RawFederation,
     ports::{RawBroker, RawHttp},
+    roles::RawRole,
 };
 pub use self::{
     federation::{BundleEndpoint, EndpointProfile, Federation},
@@ -23,6 +24,7 @@ pub use self::{
 mod envoy;
 mod federation;
 mod ports;
+mod roles;
 
 pub(crate) use self::federation::url as endpoint_url;
 
@@ -69,6 +71,8 @@ struct RawConfig {
     envoy: RawEnvoy,
     http: Option<RawHttp>,
     broker: Option<RawBroker>,
+    #[serde(default)]
+    role: Vec<RawRole>,
     // Read by mayfly-policy; named here so that a misspelt key beside it is an error.
     #[serde(default, rename = "profile")]
     _profile: Vec<toml::Table>,
@@ -129,6 +133,8 @@ pub struct Config {
     pub http: Option<HttpPort>,
     /// Where the feed is served to verifiers elsewhere, if anywhere.
     pub feed_port: Option<FeedPort>,
+    /// Who may do what.
+    pub rights: Rights,
     /// The first edition of the profiles.
     pub profiles: Profiles,
 }
@@ -155,6 +161,7 @@ impl Config {
             secret_names: Names::default(),
             http: None,
             feed_port: None,
+            rights: Rights::new(uid),
             profiles: Profiles::dev(uid).at_epoch(FIRST_EPOCH),
         })
     }
@@ -208,6 +215,7 @@ impl Config {
             secret_names: raw.envoy.read()?,
             http: raw.http.map(|http| http.read(base)).transpose()?,
             feed_port,
+            rights: built_in.rights.with(roles::read(raw.role)?),
             trust_domain: built_in.trust_domain,
             profiles,
         })

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    board::Poster,
     clock::{self, Clock},
     means::Means,
     measures,
@@ -192,6 +193,7 @@ pub struct Driver<M> {
     signed: HashMap<Ticket, Signed>,
     news: HashMap<TaskId, watch::Sender<Option<Closing>>>,
     batch: Vec<(Sequence, Record)>,
+    poster: Poster,
     /// What the means answered at once.
     soon: VecDeque<Message>,
 }
@@ -208,7 +210,7 @@ impl std::fmt::Debug for Clock0 {
 impl<M: Means> Driver<M> {
     /// Takes a registrar that has been replayed and reconciled.
     #[must_use]
-    pub fn new(registrar: Registrar, clock: Clock, means: M) -> Self {
+    pub fn new(registrar: Registrar, clock: Clock, (means, poster): (M, Poster)) -> Self {
         Self {
             registrar,
             clock: Clock0(clock),
@@ -217,6 +219,7 @@ impl<M: Means> Driver<M> {
             signed: HashMap::new(),
             news: HashMap::new(),
             batch: Vec::new(),
+            poster,
             soon: VecDeque::new(),
         }
     }
@@ -255,7 +258,10 @@ impl<M: Means> Driver<M> {
 
     fn hear(&mut self, now: mayfly_core::Timestamp, message: Message) {
         match message {
-            Message::Event(event) => self.registrar.handle(now, event),
+            Message::Event(event) => {
+                self.poster.hear(&event);
+                self.registrar.handle(now, event);
+            }
             Message::Call(event, ticket, waiter) => {
                 self.waiting.insert(ticket, waiter);
                 self.registrar.handle(now, event);
@@ -299,6 +305,7 @@ impl<M: Means> Driver<M> {
                 Effect::Forget { task } => self.forget(task),
             }
         }
+        self.poster.ordered(&self.registrar, &self.batch);
         self.soon.extend(self.means.append(&mut self.batch));
     }
 

@@ -4,28 +4,35 @@ use std::{path::PathBuf, sync::Arc};
 
 use mayfly_attest::{Peer, Process};
 use mayfly_core::{
-    Author, Begin, Cause, Denial, Event, Holder, PolicyEpoch, Record, Registrar, Sequence, Task,
+    Act, Author, Cause, Denial, Event, Holder, PolicyEpoch, Record, Registrar, Sequence, Task,
     TaskId, TaskVersion, Ticket, Timestamp, TrustDomain,
 };
-use mayfly_policy::Profiles;
+use mayfly_policy::{Profiles, Rights};
 use mayfly_serve::{
     Eyes,
+    asking::{Asker, Found, Object, Query, Watching},
     office::{
         Answer, AuthorityLine, BeginWish, Begun, Diagnosis, Explained, HolderWish, Office, Order,
         ProfileLine, Refusal, Report, Revoked, Target,
     },
 };
 use mayfly_sign::{AuthorityView, RotationPolicy, Standing};
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
+use self::entitled::Notes;
 use crate::{
-    clock::{self, Clock},
+    board::Board,
+    clock::Clock,
     config,
     desk::Policy,
     driver::{Inbox, No},
     means::SocketOrder,
     paths::{Paths, write_private},
 };
+
+mod begin;
+mod entitled;
+mod reading;
 
 /// See the module. Cheap to share.
 #[derive(Clone)]
@@ -36,9 +43,15 @@ struct Inner {
     /// Weak, because whoever carries out these orders ends when the driver does.
     sockets: mpsc::WeakSender<SocketOrder>,
     policy: Arc<Policy>,
-    /// One change of the profiles at a time, or epochs could be told in the wrong order.
-    applying: Mutex<()>,
+    rights: Arc<Rights>,
+    notes: Notes,
+    /// One change of the profiles at a time, or epochs could be told in the wrong order; and none while a
+    /// task begins under them.
+    applying: RwLock<()>,
     eyes: Arc<dyn Eyes>,
+    /// The same eyes that workloads are seen by.
+    near: Arc<dyn Eyes>,
+    board: Arc<Board>,
     authorities: watch::Receiver<Vec<AuthorityView>>,
     clock: Clock,
     about: About,
@@ -85,13 +98,25 @@ impl LocalOffice {
     #[must_use]
     pub fn new(
         (inbox, sockets, clock): (Inbox, mpsc::WeakSender<SocketOrder>, Clock),
-        policy: Arc<Policy>,
-        eyes: Arc<dyn Eyes>,
-        authorities: watch::Receiver<Vec<AuthorityView>>,
+        (policy, rights): (Arc<Policy>, Arc<Rights>),
+        (eyes, near): (Arc<dyn Eyes>, Arc<dyn Eyes>),
+        (authorities, board): (watch::Receiver<Vec<AuthorityView>>, Arc<Board>),
         about: About,
     ) -> Self {
-        let applying = Mutex::default();
-        Self(Arc::new(Inner { inbox, sockets, policy, applying, eyes, authorities, clock, about }))
+        Self(Arc::new(Inner {
+            inbox,
+            sockets,
+            policy,
+            rights,
+            notes: Notes::default(),
+            applying: RwLock::default(),
+            eyes,
+            near,
+            board,
+            authorities,
+            clock,
+            about,
+        }))
     }
 
     /// Waits until everything that was ordered for the tasks' own sockets so far is done.
@@ -126,47 +151,6 @@ impl LocalOffice {
             notices: about.notices.clone(),
             authorities: office.authorities.borrow().iter().map(authority).collect(),
             policy_epoch,
-        })
-    }
-
-    async fn begin(&self, wish: BeginWish, author: Author) -> Result<Begun, Refusal> {
-        let profiles = self.0.policy.current();
-        let terms = profiles.terms(&wish.profile).cloned().ok_or_else(|| {
-            let known: Vec<_> = profiles.names().collect();
-            let detail = format!("no profile `{}`; there are: {}", wish.profile, known.join(", "));
-            refusal(Denial::ProfileUnknown, detail)
-        })?;
-        let holder = holder(wish.holder)?;
-        let own_socket = holder.owns_socket();
-        let begin = Begin {
-            terms,
-            holder,
-            parent: wish.parent,
-            delegated: wish.delegated,
-            owner: wish.owner,
-            mandate: wish.mandate,
-            key: wish.key,
-            author,
-            deadline: wish.deadline,
-            lease: wish.lease,
-        };
-        let luck = clock::task_id();
-        let asked = |ticket| Event::BeginAsked { ticket, begin, luck };
-        let (task, version) = self.0.inbox.order(asked).await?;
-        let spiffe_id =
-            self.0.inbox.read(move |r| r.task(task).map(|t| t.spiffe_id.clone())).await?;
-        if own_socket {
-            // Its workload is started with this answer, and finds the socket there.
-            self.sockets_settled().await;
-        }
-        let paths = &self.0.about.paths;
-        let shared = || self.0.about.workload_socket.clone();
-        Ok(Begun {
-            task,
-            version,
-            // A task can end in the instant after it began, but it is remembered for longer than that.
-            spiffe_id: spiffe_id.ok_or(Denial::TaskUnknown)?,
-            socket: if own_socket { paths.task_socket(task) } else { shared() },
         })
     }
 
@@ -231,7 +215,7 @@ impl LocalOffice {
 
     async fn apply(&self, text: String) -> Result<(PolicyEpoch, Vec<String>), Refusal> {
         let office = &self.0;
-        let _one_at_a_time = office.applying.lock().await;
+        let _one_at_a_time = office.applying.write().await;
         let old = office.policy.current();
         let epoch = PolicyEpoch(old.epoch().0 + 1);
         let profiles = config::parse_profiles(&text, &office.about.trust_domain, epoch)
@@ -303,6 +287,26 @@ impl LocalOffice {
 }
 
 impl Office for LocalOffice {
+    fn entitle(&self, who: Asker, act: Act, object: Object) -> Answer<()> {
+        let office = self.clone();
+        Box::pin(async move { Self::entitle(&office, who, act, object).await })
+    }
+
+    fn look(&self, task: TaskId) -> Answer<Task> {
+        let office = self.clone();
+        Box::pin(async move { Self::look(&office, task).await })
+    }
+
+    fn find(&self, who: Asker, query: Query, page: (Option<TaskId>, usize)) -> Answer<Found> {
+        let office = self.clone();
+        Box::pin(async move { Self::find(&office, who, query, page).await })
+    }
+
+    fn watch(&self, who: Asker, query: Query) -> Answer<Watching> {
+        let office = self.clone();
+        Box::pin(async move { Self::watch(&office, who, query).await })
+    }
+
     fn report(&self) -> Answer<Report> {
         let office = self.clone();
         Box::pin(async move { Self::report(&office).await })

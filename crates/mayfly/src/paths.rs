@@ -74,6 +74,12 @@ impl Paths {
         crate::admin::socket(&self.0)
     }
 
+    /// The Task API's socket, for orchestrators and operators that are somebody else.
+    #[must_use]
+    pub fn tasks_socket(&self) -> PathBuf {
+        self.0.join("tasks.sock")
+    }
+
     /// Authority keys, 0700.
     #[must_use]
     pub fn keys(&self) -> PathBuf {

@@ -8,7 +8,6 @@ use crate::{
     evidence::{Caller, Holder},
     id::{SpiffeId, TaskId, TaskVersion, Ticket},
     limits,
-    mandate::RequestKey,
     record::Fact,
     task::{Binding, State, Task, Terms},
 };
@@ -49,7 +48,7 @@ impl Registrar {
     /// The tasks begun by name for the innermost thing that holds this caller. A process inside such
     /// a task holds that task's identity and no other, even after the task has ended: otherwise the
     /// end of a task would be the beginning of an unwatched one.
-    fn declared_for(&self, caller: &Caller) -> Option<Vec<TaskId>> {
+    pub(super) fn declared_for(&self, caller: &Caller) -> Option<Vec<TaskId>> {
         if let Some(task) = caller.socket {
             return Some([task].into());
         }
@@ -143,14 +142,6 @@ impl Registrar {
         if let Err(denial) = self.open(begin, luck, true, Some(ticket)) {
             self.refuse(ticket, denial, (parent, &profile));
         }
-    }
-
-    /// What a wish began that was told before under the same key. The key is remembered as long as its
-    /// task is, also across crashes.
-    fn told_before(&self, wish: RequestKey) -> Option<Result<(TaskId, TaskVersion), Denial>> {
-        let task = self.tasks.get(self.keys.get(&wish.key)?)?;
-        let same = task.key == Some(wish);
-        Some(if same { Ok((task.id, task.version)) } else { Err(Denial::IdempotencyConflict) })
     }
 
     /// Opens a task, or says why not. The record is ordered here; `ticket` is answered after it.
@@ -269,7 +260,7 @@ fn observable_holder(caller: &Caller, binding: Binding) -> Option<Holder> {
 }
 
 /// A cgroup's path and those above it, the deepest first.
-fn ancestors(path: &str) -> impl Iterator<Item = &str> {
+pub(super) fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     core::iter::successors(Some(path), |path| {
         let at = path.rfind('/')?;
         path.get(..at).filter(|up| !up.is_empty())

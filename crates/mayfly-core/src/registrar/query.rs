@@ -6,9 +6,11 @@ use core::ops::Bound;
 use super::Registrar;
 use crate::{
     event::Denial,
-    id::{PolicyEpoch, Sequence, TaskId},
+    evidence::{Caller, Holder},
+    id::{PolicyEpoch, Sequence, TaskId, TaskVersion},
     ledger::{Serial, Window},
     limits,
+    mandate::RequestKey,
     revocation::RevocationSet,
     task::{Cause, State, Task},
     time::Timestamp,
@@ -67,6 +69,41 @@ impl Registrar {
     /// Every task that is remembered, ended ones included.
     pub fn tasks(&self) -> impl Iterator<Item = &Task> {
         self.tasks.values()
+    }
+
+    /// The tasks behind `last` in the order of their names. Long listings are read in many turns, so that
+    /// nobody waits for one.
+    pub fn tasks_after(&self, last: Option<TaskId>) -> impl Iterator<Item = &Task> {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.tasks.range((from, Bound::Unbounded)).map(|(_, task)| task)
+    }
+
+    /// A task and those above it, the nearest first.
+    pub fn line_of(&self, id: TaskId) -> impl Iterator<Item = &Task> {
+        let above = |task: &&Task| task.parent.and_then(|parent| self.tasks.get(&parent));
+        core::iter::successors(self.tasks.get(&id), above)
+    }
+
+    /// The tasks that `caller` stands for and that are not over: those begun by name for the innermost
+    /// thing that holds it, else those under which it was met.
+    #[must_use]
+    pub fn held_by(&self, caller: &Caller) -> Vec<TaskId> {
+        let held = self.declared_for(caller).unwrap_or_else(|| {
+            let own = caller.lineage.first().map(|key| Holder::Process(*key));
+            let cgroups = caller.cgroup.as_deref().into_iter().flat_map(super::meet::ancestors);
+            let holders = own.into_iter().chain(cgroups.map(|path| Holder::Cgroup(path.into())));
+            holders.filter_map(|holder| self.holders.get(&holder)).flatten().copied().collect()
+        });
+        held.into_iter().filter(|id| self.live(*id).is_ok()).collect()
+    }
+
+    /// What a wish began that was told before under the same key. The key is remembered as long as its
+    /// task is, also across crashes.
+    #[must_use]
+    pub fn told_before(&self, wish: RequestKey) -> Option<Result<(TaskId, TaskVersion), Denial>> {
+        let task = self.tasks.get(self.keys.get(&wish.key)?)?;
+        let same = task.key == Some(wish);
+        Some(if same { Ok((task.id, task.version)) } else { Err(Denial::IdempotencyConflict) })
     }
 
     /// Whether a credential still stands: as of every No that was heard, and every Yes that is durable.

@@ -21,6 +21,7 @@ use super::{
     sights::{eyes, reconcile, report_sightings},
 };
 use crate::{
+    board::Board,
     clock::{self, Clock},
     config::Config,
     desk::{LocalDesk, Policy},
@@ -55,6 +56,7 @@ pub(super) struct Inner {
     svids: Arc<Svids>,
     feed: Arc<Hub>,
     bundles: watch::Sender<Arc<Bundles>>,
+    board: Arc<Board>,
     sockets: mpsc::WeakSender<SocketOrder>,
     socket_orders: mpsc::Receiver<SocketOrder>,
 }
@@ -126,10 +128,11 @@ impl Inner {
             lineage: Arc::clone(&lineage),
             svids: Arc::clone(&svids),
         };
-        let driver = Driver::new(registrar, Arc::clone(clock), means);
+        let (board, poster) = Board::new(registrar.durable_sequence());
+        let driver = Driver::new(registrar, Arc::clone(clock), (means, poster));
         let report = report_sightings(sightings, inbox.clone(), running.stop.clone());
         running.decide((driver, messages), report, Arc::clone(&feed))?;
-        Ok(Self { inbox, keys, crl, lineage, svids, feed, bundles, sockets, socket_orders })
+        Ok(Self { inbox, keys, crl, lineage, svids, feed, bundles, board, sockets, socket_orders })
     }
 
     /// Publishes bundles, starts what acts by the clock, and puts desk and office in front.
@@ -168,11 +171,12 @@ impl Inner {
         let everything = Arc::new(CollectOptions::default);
         let all_seeing =
             LocalEyes::new(Arc::new(Collector::default()), everything, Arc::clone(clock));
+        let near = eyes(&policy, self.lineage, clock);
         let office = LocalOffice::new(
             (self.inbox.clone(), self.sockets, Arc::clone(clock)),
-            Arc::clone(&policy),
-            Arc::new(all_seeing),
-            authorities_seen,
+            (Arc::clone(&policy), Arc::new(config.rights)),
+            (Arc::new(all_seeing), Arc::clone(&near)),
+            (authorities_seen, self.board),
             about.clone(),
         );
         let witness = LocalWitness::new(
@@ -184,7 +188,7 @@ impl Inner {
         Seams {
             office,
             pages: http::router(published_seen, Arc::new(witness)).into(),
-            eyes: eyes(&policy, self.lineage, clock),
+            eyes: near,
             desk: LocalDesk::new(
                 (self.inbox.clone(), Arc::clone(clock)),
                 Arc::clone(&policy),
