@@ -12,6 +12,7 @@
 mod actor;
 mod bad_input;
 mod chaos;
+mod cli;
 #[path = "../common/mod.rs"]
 mod common;
 mod dial;
