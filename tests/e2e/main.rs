@@ -10,6 +10,7 @@
 )]
 
 mod actor;
+mod authorities;
 mod bad_input;
 mod chaos;
 mod cli;
@@ -18,12 +19,17 @@ mod common;
 mod dial;
 mod ends;
 mod federation;
+mod hands;
 mod identity;
+mod inventory;
 mod mirrors;
+mod owners;
 mod papers;
 mod ports;
 mod profiles;
+mod quarantine;
 mod restart;
+mod revoke;
 mod rotation;
 mod run;
 mod sidecar;

@@ -23,7 +23,7 @@ use crate::{
 
 /// Where documents are served, and how they are asked for.
 #[derive(Clone, Copy)]
-struct Mirror(SocketAddr);
+pub(crate) struct Mirror(pub(crate) SocketAddr);
 
 struct Answer {
     status: u16,
@@ -91,7 +91,7 @@ impl Mirror {
     }
 
     /// The status at a place of a status list, as the draft says that it is found.
-    async fn status(self, uri: &str, index: usize) -> u8 {
+    pub(crate) async fn status(self, uri: &str, index: usize) -> u8 {
         let accept = [("accept", "application/statuslist+jwt")];
         let answer = self.ask("GET", path_of(uri), &accept, "").await;
         let media = answer.header("content-type");
@@ -120,7 +120,7 @@ fn path_of(url: &str) -> &str {
 }
 
 /// What a token says, unverified.
-fn claims(token: &str) -> Value {
+pub(crate) fn claims(token: &str) -> Value {
     let payload = token.split('.').nth(1).expect("a payload");
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).expect("base64url"))
         .expect("json")

@@ -6,7 +6,7 @@
 #[path = "../../crates/mayfly-verify/examples/axum_mtls/service.rs"]
 mod axum_service;
 #[path = "../../crates/mayfly-verify/examples/raw_tls/service.rs"]
-mod raw_service;
+pub(crate) mod raw_service;
 #[path = "../../crates/mayfly-verify/examples/tonic_mtls/service.rs"]
 mod tonic_service;
 
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use http_body_util::BodyExt as _;
 use mayfly::clock;
 use mayfly_core::{SpiffeId, TrustDomain};
-use mayfly_proto::mayfly::v1::begin_task_request::Holder;
+use mayfly_proto::mayfly::v1::{BeginTaskRequest, begin_task_request::Holder};
 use mayfly_verify::{
     Authorize, Endpoint, Follower, Held, KeySource, Party, Refused, Reporter, Tiers,
     WorkloadClient, X509Context, X509Source, jwt::Verifier,
@@ -31,7 +31,7 @@ use crate::{
 use axum_service::AUDIENCE;
 use http::Method;
 
-const PROFILES: &str = r#"
+pub(crate) const PROFILES: &str = r#"
 [[profile]]
 name = "service"
 path = "/service"
@@ -47,27 +47,32 @@ owner = "team"
 binding = "socket"
 "#;
 
-fn id(path: &str) -> SpiffeId {
+pub(crate) fn id(path: &str) -> SpiffeId {
     SpiffeId::parse(&format!("spiffe://example.org{path}")).expect("an id")
 }
 
-fn domain() -> TrustDomain {
+pub(crate) fn domain() -> TrustDomain {
     TrustDomain::parse("example.org").expect("a name")
 }
 
 /// One side with an identity of its own, and what it needs to judge others.
-struct Side {
-    task: String,
-    workload: WorkloadClient,
-    source: X509Source,
-    follower: Follower,
+pub(crate) struct Side {
+    pub(crate) task: String,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) workload: WorkloadClient,
+    pub(crate) source: X509Source,
+    pub(crate) follower: Follower,
     reporter: Reporter,
     keys: KeySource,
 }
 
 impl Side {
     async fn begin(operator: &mut Operator, profile: &str) -> Self {
-        let begun = operator.begin(task_of(profile, Holder::Socket(true))).await.expect("a task");
+        Self::begin_as(operator, task_of(profile, Holder::Socket(true))).await
+    }
+
+    pub(crate) async fn begin_as(operator: &mut Operator, wish: BeginTaskRequest) -> Self {
+        let begun = operator.begin(wish).await.expect("a task");
         let endpoint = Endpoint::parse(&format!("unix://{}", begun.socket)).expect("a path");
         let workload = WorkloadClient::new(&endpoint);
         let source = workload.watch_x509();
@@ -77,11 +82,11 @@ impl Side {
         let keys = workload.watch_jwt_bundles();
         within("the keys", keys.ready()).await;
         let reporter = Reporter::connect(&endpoint, own.svids[0].spiffe_id.as_str());
-        Self { task: begun.task, workload, source, follower, reporter, keys }
+        Self { task: begun.task, endpoint, workload, source, follower, reporter, keys }
     }
 
     /// Talks to whom `whom` allows.
-    fn party(&self, whom: Authorize) -> Party {
+    pub(crate) fn party(&self, whom: Authorize) -> Party {
         self.party_with(self.source.held(), whom)
     }
 
@@ -91,17 +96,17 @@ impl Side {
     }
 
     /// What a thief has who copied everything: it stays when the broker withdraws it.
-    fn stolen(&self) -> Party {
+    pub(crate) fn stolen(&self) -> Party {
         let copy = self.source.held().borrow().clone();
         self.party_with(watch::Sender::new(copy).subscribe(), Authorize::Any)
     }
 
-    async fn token(&self) -> String {
+    pub(crate) async fn token(&self) -> String {
         let tokens = self.workload.fetch_jwt(&[AUDIENCE], None).await.expect("a token");
         tokens[0].token.clone()
     }
 
-    fn offline(&self) -> Verifier {
+    pub(crate) fn offline(&self) -> Verifier {
         Verifier::offline(AUDIENCE, self.keys.keys())
             .with_view(domain(), Arc::clone(self.follower.view()))
             .reporting(self.reporter.clone())
@@ -109,7 +114,7 @@ impl Side {
 }
 
 /// A broker, a service of each kind, and a client.
-struct Stage {
+pub(crate) struct Stage {
     stand: (Site, Broker, Operator),
     service: Side,
     client: Side,
@@ -141,7 +146,7 @@ impl Stage {
     }
 }
 
-async fn listen() -> (TcpListener, String) {
+pub(crate) async fn listen() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
     (listener, address)

@@ -221,7 +221,7 @@ pub(crate) fn is_populated(events: impl AsFd) -> Result<bool, AttestError> {
 /// The directory of a cgroup, from its path in the hierarchy.
 ///
 /// Paths come out of tasks, which others began: one with `..` would lead out of the hierarchy.
-fn directory(path: &str) -> Result<PathBuf, CgroupError> {
+pub(crate) fn directory(path: &str) -> Result<PathBuf, CgroupError> {
     let invalid = || CgroupError::InvalidName(path.into());
     let inner = path.strip_prefix('/').filter(|inner| is_plain(inner)).ok_or_else(invalid)?;
     let mount = mount()?;

@@ -466,6 +466,16 @@ denials! {
     JobHoldsNothing = "job_holds_nothing", "begin an attempt below the job";
     /// The token of a page is of another query.
     PageInvalid = "page_invalid", "repeat the query from its first page";
+    /// There is no machine of that name here.
+    NodeUnknown = "node_unknown", "name the machine that this broker runs on";
+    /// No authority has that key.
+    AuthorityUnknown = "authority_unknown", "list authorities with `mayfly authority show`";
+    /// The authority signs at this moment.
+    AuthorityActive = "authority_active", "prepare and activate another one first";
+    /// There is no successor that could be activated.
+    AuthorityNotPrepared = "authority_not_prepared", "prepare one first";
+    /// The authority has not signed anything yet.
+    AuthorityNotOld = "authority_not_old", "activate it and then another one first, or leave it unused";
     /// The certificate or token has been revoked on its own.
     CredentialRevoked = "credential_revoked", "fetch a fresh one";
 }

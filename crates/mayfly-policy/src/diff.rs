@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use mayfly_core::{Bounds, Extent};
+
 use crate::{duration, profiles::Profile};
 
 /// One change between two editions.
@@ -28,6 +30,18 @@ pub enum Difference {
         /// What it is to be.
         is: String,
     },
+    /// Somebody who was not accountable before.
+    Joined {
+        /// Who.
+        owner: String,
+    },
+    /// Somebody who is not accountable any more: their tasks end, or go to somebody else.
+    Left {
+        /// Who.
+        owner: String,
+        /// Who takes their tasks.
+        heir: Option<String>,
+    },
 }
 
 impl fmt::Display for Difference {
@@ -38,6 +52,9 @@ impl fmt::Display for Difference {
             Self::Changed { profile, field, was, is } => {
                 write!(f, "~ {profile}: {field}: {was} -> {is}")
             }
+            Self::Joined { owner } => write!(f, "+ owner {owner}"),
+            Self::Left { owner, heir: None } => write!(f, "- owner {owner}"),
+            Self::Left { owner, heir: Some(heir) } => write!(f, "- owner {owner}, to {heir}"),
         }
     }
 }
@@ -79,11 +96,11 @@ fn changes(old: &Profile, new: &Profile) -> Vec<Difference> {
 }
 
 /// Every setting as the file would spell it.
-fn settings(profile: &Profile) -> [(&'static str, String); 10] {
+fn settings(profile: &Profile) -> Vec<(&'static str, String)> {
     let terms = &profile.terms;
     let list = |items: Vec<&str>| format!("[{}]", items.join(", "));
     let identity = if terms.stable_identity { "stable" } else { "task" };
-    [
+    let mut all = vec![
         ("path", terms.path.clone()),
         ("selectors", list(profile.selectors.iter().map(|s| s.as_str()).collect())),
         ("owner", terms.owner.clone()),
@@ -94,5 +111,40 @@ fn settings(profile: &Profile) -> [(&'static str, String); 10] {
         ("jwt_ttl", duration::format(terms.jwt_ttl)),
         ("max_task", terms.task_ttl.map_or_else(|| "none".into(), duration::format)),
         ("federates_with", list(terms.federates_with.iter().map(|td| td.as_str()).collect())),
+    ];
+    all.extend(bounds(&terms.bounds));
+    all
+}
+
+/// The same of what tasks have to declare, and of how far they may go.
+fn bounds(bounds: &Bounds) -> [(&'static str, String); 13] {
+    let names = |names: Vec<&str>| format!("[{}]", names.join(", "));
+    let extent = |extent: &Extent| match extent {
+        Extent::Any => "any".to_owned(),
+        Extent::Only(only) => names(only.iter().map(String::as_str).collect()),
+    };
+    let delegates_to = bounds.delegates_to.as_ref();
+    let (reach, budget) = (bounds.reach, bounds.budget);
+    let most = |number: Option<u64>| number.map_or_else(|| "none".into(), |n| n.to_string());
+    [
+        ("requires", names(bounds.requires.iter().map(|part| part.name()).collect())),
+        ("risk", bounds.tier.name().into()),
+        ("on_failure", bounds.on_failure.name().into()),
+        (
+            "delegates_to",
+            delegates_to.map_or_else(
+                || "any".into(),
+                |only| names(only.iter().map(String::as_str).collect()),
+            ),
+        ),
+        ("max_depth", reach.depth.to_string()),
+        ("max_children", reach.children.to_string()),
+        ("scope.actions", extent(&bounds.scope.actions)),
+        ("scope.resources", extent(&bounds.scope.resources)),
+        ("scope.audiences", extent(&bounds.scope.audiences)),
+        ("scope.tools", extent(&bounds.scope.tools)),
+        ("budget.issuances", most(budget.issuances)),
+        ("budget.per_minute", most(budget.per_minute.map(u64::from))),
+        ("budget.attempts", most(budget.attempts.map(u64::from))),
     ]
 }

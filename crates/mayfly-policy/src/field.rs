@@ -1,8 +1,11 @@
 //! One value of a profile each: what may stand there, and what to write instead.
 
-use mayfly_core::{Binding, Selector, Span, SpiffeId, TrustDomain, id, limits as core_limits};
+use mayfly_core::{
+    Binding, OnFailure, Part, Selector, Span, SpiffeId, Tier, TrustDomain, id,
+    limits as core_limits,
+};
 
-use crate::{duration, limits, own};
+use crate::{duration, file::is_near, limits, own};
 
 /// A value that cannot be taken.
 #[derive(Debug)]
@@ -127,6 +130,56 @@ pub(crate) fn identity(text: &str) -> Checked<bool> {
             "choose \"task\" for one SPIFFE ID per task, or \"stable\" for the path alone",
         )),
     }
+}
+
+/// What to write in place of `text`, if `words` are all that may stand there.
+fn one_of(text: &str, words: &[&str]) -> String {
+    match words.iter().find(|word| is_near(text, word)) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("the words are {}", words.join(", ")),
+    }
+}
+
+/// Something that a task has to declare.
+pub(crate) fn part(text: &str) -> Checked<Part> {
+    Part::parse(text).ok_or_else(|| {
+        let why = format!("{} is nothing that a task declares", quote(text));
+        Fault::new(why, one_of(text, &Part::ALL.map(Part::name)))
+    })
+}
+
+pub(crate) fn tier(text: &str) -> Checked<Tier> {
+    Tier::parse(text).ok_or_else(|| {
+        let why = format!("{} is not a risk", quote(text));
+        Fault::new(why, one_of(text, &Tier::ALL.map(Tier::name)))
+    })
+}
+
+pub(crate) fn on_failure(text: &str) -> Checked<OnFailure> {
+    OnFailure::parse(text).ok_or_else(|| {
+        let why = format!("{} is nothing that a failure can lead to", quote(text));
+        let words = [OnFailure::End, OnFailure::Quarantine].map(OnFailure::name);
+        Fault::new(why, one_of(text, &words))
+    })
+}
+
+/// One name of a scope.
+pub(crate) fn scope_name(text: &str) -> Checked<String> {
+    let most = core_limits::SCOPE_NAME_BYTES_MAX;
+    if !(1..=most).contains(&text.len()) {
+        let why = format!("{} is empty or too long", quote(text));
+        return Err(Fault::new(why, format!("use 1 to {most} bytes")));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Fault::new("it holds a control character", "write a name or a path"));
+    }
+    if text.strip_suffix('*').unwrap_or(text).contains('*') {
+        return Err(Fault::new(
+            format!("{} has a `*` before its end", quote(text)),
+            "a `*` stands at the end, for everything that begins with what is before it",
+        ));
+    }
+    Ok(text.into())
 }
 
 fn span(text: &str, least: Span, most: Span) -> Checked<Span> {

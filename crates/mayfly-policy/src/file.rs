@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mayfly_core::{Binding, Bounds, Selector, Terms, TrustDomain, limits as core_limits};
+use mayfly_core::{Binding, Selector, Terms, TrustDomain, limits as core_limits};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -15,11 +15,15 @@ use crate::{
     field::{self, Fault, quote},
     invalid::{InvalidProfiles, Problem},
     limits,
+    owners::Owners,
     profiles::Profile,
 };
 
+mod bounds;
+mod owners;
+
 /// Every key of a profile.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 19] = [
     "name",
     "path",
     "selectors",
@@ -31,9 +35,20 @@ const KEYS: [&str; 11] = [
     "jwt_ttl",
     "max_task",
     "federates_with",
+    "requires",
+    "risk",
+    "on_failure",
+    "delegates_to",
+    "max_depth",
+    "max_children",
+    "scope",
+    "budget",
 ];
 
-pub(crate) fn read(text: &str, domain: &TrustDomain) -> Result<Vec<Profile>, InvalidProfiles> {
+/// What a good file says.
+pub(crate) type Document = (Vec<Profile>, Owners);
+
+pub(crate) fn read(text: &str, domain: &TrustDomain) -> Result<Document, InvalidProfiles> {
     let mut reader = Reader {
         text,
         domain,
@@ -41,10 +56,11 @@ pub(crate) fn read(text: &str, domain: &TrustDomain) -> Result<Vec<Profile>, Inv
         untold: 0,
         names: BTreeMap::new(),
         hints: BTreeMap::new(),
+        delegations: Vec::new(),
     };
-    let profiles = reader.document();
+    let document = reader.document();
     if reader.problems.is_empty() {
-        return Ok(profiles);
+        return Ok(document);
     }
     reader.problems.sort_by_key(|problem| problem.line);
     Err(InvalidProfiles::new(reader.problems, reader.untold))
@@ -59,6 +75,8 @@ struct Reader<'t> {
     names: BTreeMap<String, usize>,
     /// Which profile had each hint first.
     hints: BTreeMap<String, String>,
+    /// Who delegates to whom, to be looked up when all profiles have been read.
+    delegations: Vec<bounds::Delegation>,
 }
 
 /// One `[[profile]]`, before anything of it is believed.
@@ -84,11 +102,11 @@ impl<'t> Entry<'t> {
 }
 
 impl Reader<'_> {
-    fn document(&mut self) -> Vec<Profile> {
+    fn document(&mut self) -> Document {
         if self.text.len() > limits::FILE_BYTES_MAX {
             let remedy = format!("use at most {} bytes", limits::FILE_BYTES_MAX);
             self.report(None, None, 0, Fault::new("the file is too long", remedy));
-            return Vec::new();
+            return Document::default();
         }
         let (document, errors) = DeTable::parse_recoverable(self.text);
         for error in &errors {
@@ -97,18 +115,24 @@ impl Reader<'_> {
             self.report(None, None, at, Fault::new(why, "correct the syntax"));
         }
         if !errors.is_empty() {
-            return Vec::new(); // What a broken document seems to say is not worth a complaint.
+            return Document::default(); // What a broken document seems to say is not worth a complaint.
         }
         let document = document.get_ref();
         if let Some((key, _)) = document.get_key_value("profiles") {
             let fault = Fault::new("there is no such table", "write `[[profile]]`");
             self.report(None, Some("profiles"), key.span().start, fault);
         }
-        let Some(list) = document.get("profile") else {
-            return Vec::new();
+        let entries = document.get("profile").map(|list| self.entries(list)).unwrap_or_default();
+        let profiles: Vec<_> = entries.iter().filter_map(|entry| self.profile(*entry)).collect();
+        self.check_delegations(&entries);
+        // Who an owner is depends on every profile: while one of them is not understood, a complaint
+        // about owners could be about nothing.
+        let owners = if profiles.len() == entries.len() {
+            self.owners(document, &profiles)
+        } else {
+            Owners::default()
         };
-        let entries = self.entries(list);
-        entries.into_iter().filter_map(|entry| self.profile(entry)).collect()
+        (profiles, owners)
     }
 
     fn entries<'d>(&mut self, list: &'d Spanned<DeValue<'d>>) -> Vec<Entry<'d>> {
@@ -134,7 +158,7 @@ impl Reader<'_> {
     }
 
     fn profile(&mut self, entry: Entry<'_>) -> Option<Profile> {
-        self.unknown_keys(entry);
+        self.unknown_keys(entry, &KEYS);
         let domain = self.domain;
         let name = self.required(entry, "name", field::name);
         let path = self.required(entry, "path", |text| field::path(text, domain));
@@ -150,6 +174,10 @@ impl Reader<'_> {
             self.optional(entry, "max_task", None, |text| field::task_ttl(text).map(Some));
         let selectors = self.selectors(entry, binding);
         let federates_with = self.federates_with(entry);
+        let bounds = self.bounds(entry);
+        if let Some(bounds) = &bounds {
+            self.check_lives(entry, bounds.tier, [x509_ttl, jwt_ttl]);
+        }
         self.unique(entry, name.as_deref(), hint.as_deref());
         Some(Profile {
             selectors: selectors?,
@@ -164,7 +192,7 @@ impl Reader<'_> {
                 task_ttl: task_ttl?,
                 hint: hint?,
                 federates_with: federates_with?,
-                bounds: Bounds::default(),
+                bounds: bounds?,
             },
         })
     }
@@ -254,15 +282,15 @@ impl Reader<'_> {
         }
     }
 
-    fn unknown_keys(&mut self, entry: Entry<'_>) {
+    fn unknown_keys(&mut self, entry: Entry<'_>, keys: &[&str]) {
         for (key, _) in entry.table.iter() {
             let name = key.get_ref().as_ref();
-            if KEYS.contains(&name) {
+            if keys.contains(&name) {
                 continue;
             }
-            let remedy = match KEYS.iter().find(|known| is_near(name, known)) {
+            let remedy = match keys.iter().find(|known| is_near(name, known)) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("the keys are {}", KEYS.join(", ")),
+                None => format!("the keys are {}", keys.join(", ")),
             };
             let fault = Fault::new(format!("unknown key {}", quote(name)), remedy);
             self.report(entry.name, None, key.span().start, fault);
@@ -328,9 +356,19 @@ impl Reader<'_> {
         most: usize,
         check: impl Fn(&str) -> Result<T, Fault>,
     ) -> Option<Vec<(usize, T)>> {
-        let Some(value) = entry.table.get(key) else {
-            return Some(Vec::new());
-        };
+        match entry.table.get(key) {
+            None => Some(Vec::new()),
+            Some(value) => self.items(entry, (key, value), most, check),
+        }
+    }
+
+    fn items<T>(
+        &mut self,
+        entry: Entry<'_>,
+        (key, value): (&'static str, &Spanned<DeValue<'_>>),
+        most: usize,
+        check: impl Fn(&str) -> Result<T, Fault>,
+    ) -> Option<Vec<(usize, T)>> {
         let at = value.span().start;
         let Some(items) = value.get_ref().as_array() else {
             let why = format!("it is {}, not a list", value.get_ref().type_str());
@@ -379,7 +417,7 @@ impl Reader<'_> {
 
 /// Whether `typed` is `known` but for one letter more, less or other, or a neighbour swap, or `-` for
 /// `_`.
-fn is_near(typed: &str, known: &str) -> bool {
+pub(crate) fn is_near(typed: &str, known: &str) -> bool {
     let typed: Vec<u8> =
         typed.bytes().map(|b| if b == b'-' { b'_' } else { b.to_ascii_lowercase() }).collect();
     let known = known.as_bytes();

@@ -29,6 +29,7 @@ mod file;
 mod invalid;
 pub mod limits;
 pub mod own;
+mod owners;
 mod profiles;
 pub mod rights;
 

@@ -18,6 +18,12 @@ pub const SELECTOR_BYTES_MAX: usize = 4096 + 64;
 pub const HINT_BYTES_MAX: usize = 1024;
 /// Foreign trust domains of one profile. Clients take 200 bundles in one message.
 pub const FEDERATES_MAX: usize = 128;
+/// Profiles that the tasks of one profile may delegate to by name.
+pub const DELEGATES_MAX: usize = 1024;
+/// Attempts of one job.
+pub const ATTEMPTS_MAX: u32 = 1_000_000;
+/// Owners that are listed beside those of profiles, and transfers from one to another.
+pub const OWNERS_MAX: usize = 10_000;
 /// Longest cap on a task's life that can be written; leave the cap out for none.
 pub const TASK_TTL_MAX: Span = Span::from_secs(366 * 24 * 3600);
 /// Shortest cap: a task that lives for less could never hold a credential.

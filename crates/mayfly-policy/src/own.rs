@@ -10,7 +10,7 @@ pub const PROFILE: &str = "mayfly";
 /// The SPIFFE ID's path. Stable, because it is what others know the broker by.
 pub const PATH: &str = "/mayfly/broker";
 /// Who answers for it.
-const OWNER: &str = "mayfly";
+pub const OWNER: &str = "mayfly";
 
 /// What the broker grants to itself: certificates of `ttl`, and the bundles of `federates_with`.
 #[must_use]

@@ -11,6 +11,8 @@ use crate::{
     explain::{self, Explanation},
     file,
     invalid::InvalidProfiles,
+    own,
+    owners::Owners,
 };
 
 /// Who may have an identity, and which.
@@ -48,6 +50,7 @@ pub struct Profiles {
     /// In the order of their file, which is the order of a caller's identities (SPIFFE Workload API
     /// §8: the first is the default).
     profiles: Vec<Profile>,
+    owners: Owners,
 }
 
 impl Profiles {
@@ -61,7 +64,8 @@ impl Profiles {
         trust_domain: &TrustDomain,
         epoch: PolicyEpoch,
     ) -> Result<Self, InvalidProfiles> {
-        Ok(Self { epoch, profiles: file::read(text, trust_domain)? })
+        let (profiles, owners) = file::read(text, trust_domain)?;
+        Ok(Self { epoch, profiles, owners })
     }
 
     /// The built-in profile `dev`: every process of the user `uid`, who answers for it.
@@ -83,13 +87,20 @@ impl Profiles {
                 bounds: Bounds::default(),
             },
         };
-        Self { epoch: PolicyEpoch::default(), profiles: vec![dev] }
+        Self { epoch: PolicyEpoch::default(), profiles: vec![dev], owners: Owners::default() }
     }
 
     /// The same profiles as another edition.
     #[must_use]
     pub fn at_epoch(self, epoch: PolicyEpoch) -> Self {
         Self { epoch, ..self }
+    }
+
+    /// The same profiles with the owners and transfers of `other`: for a document without profiles of
+    /// its own.
+    #[must_use]
+    pub fn with_owners_of(self, other: Self) -> Self {
+        Self { owners: other.owners, ..self }
     }
 
     /// Which edition this is.
@@ -141,12 +152,6 @@ impl Profiles {
         self.profiles.iter().map(|profile| profile.terms.profile.as_str())
     }
 
-    /// Whether somebody of this name is accountable for anything.
-    #[must_use]
-    pub fn knows_owner(&self, name: &str) -> bool {
-        self.profiles.iter().any(|profile| profile.terms.owner == name)
-    }
-
     /// The names that `old` has and this edition has not: their tasks end.
     #[must_use]
     pub fn gone_since(&self, old: &Self) -> Vec<String> {
@@ -154,10 +159,47 @@ impl Profiles {
         old.names().filter(|name| !here.contains(name)).map(Into::into).collect()
     }
 
+    /// Whether somebody of that name may be accountable: listed, or the owner of a profile.
+    #[must_use]
+    pub fn knows_owner(&self, name: &str) -> bool {
+        self.owners.listed.contains(name)
+            || self.profiles.iter().any(|profile| profile.terms.owner == name)
+    }
+
+    /// Everybody who may be accountable.
+    #[must_use]
+    pub fn owners(&self) -> BTreeSet<&str> {
+        let named = self.profiles.iter().map(|profile| profile.terms.owner.as_str());
+        self.owners.listed.iter().map(String::as_str).chain(named).collect()
+    }
+
+    /// Those among `known` who are not accountable any more, `known` being who was or whose tasks live.
+    /// The broker's own tasks are nobody else's.
+    #[must_use]
+    pub fn left_of<'a>(&self, known: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+        let here = self.owners();
+        let left = known.into_iter().filter(|name| !here.contains(name) && *name != own::OWNER);
+        let left: BTreeSet<_> = left.collect();
+        left.into_iter().map(Into::into).collect()
+    }
+
+    /// Who takes the tasks of whom: the old owner, then the new one.
+    pub fn transfers(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.owners.transfers.iter().map(|(old, new)| (old.as_str(), new.as_str()))
+    }
+
     /// What is different from `old`, for people: what was added, removed and changed.
     #[must_use]
     pub fn diff(&self, old: &Self) -> Vec<Difference> {
-        diff::diff(&old.profiles, &self.profiles)
+        let mut all = diff::diff(&old.profiles, &self.profiles);
+        let (before, after) = (old.owners(), self.owners());
+        let named = |name: &&str| (*name).to_owned();
+        all.extend(after.difference(&before).map(|name| Difference::Joined { owner: named(name) }));
+        all.extend(before.difference(&after).map(|name| {
+            let heir = self.owners.transfers.get(*name).cloned();
+            Difference::Left { owner: named(name), heir }
+        }));
+        all
     }
 
     /// Whether any profile asks for names of users or groups, for which the name service has to be

@@ -202,7 +202,9 @@ fn an_unknown_key_is_named_with_the_one_that_was_meant() {
         ("selector", Some("selectors")),
         ("idenitty", Some("identity")),
         ("Hint", Some("hint")),
-        ("risk", None),
+        ("delegate_to", Some("delegates_to")),
+        ("on-failure", Some("on_failure")),
+        ("colour", None),
     ] {
         let problem = only_problem(&format!("{GOOD}{typed} = \"x\"\n"));
         assert_eq!(problem.line, 6);

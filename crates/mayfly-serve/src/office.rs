@@ -5,8 +5,9 @@ use std::{path::PathBuf, pin::Pin};
 
 use mayfly_attest::Peer;
 use mayfly_core::{
-    Act, Amendment, Author, Cause, Denial, Mandate, PolicyEpoch, Record, RequestKey, Selector,
-    Sequence, Serial, Span, SpiffeId, Task, TaskId, TaskVersion, Terms, Timestamp,
+    Act, Amendment, Author, Cause, Credential, Denial, Holder, Kind, Mandate, PolicyEpoch, Record,
+    RequestKey, Selector, Sequence, Serial, Span, SpiffeId, Task, TaskId, TaskVersion, Terms,
+    Timestamp,
 };
 
 use crate::asking::{Asker, Found, Object, Query, Watching};
@@ -51,10 +52,14 @@ pub trait Office: Send + Sync + 'static {
     fn show(&self, task: TaskId) -> Answer<(Task, Vec<(Sequence, Record)>)>;
     /// Revokes, or counts what would be revoked.
     fn revoke(&self, target: Target, dry_run: bool, author: Author) -> Answer<Revoked>;
+    /// Who holds what, one page of it.
+    fn inventory(&self, wish: InventoryWish) -> Answer<Holdings>;
+    /// Changes the authorities of one kind.
+    fn change_authority(&self, wish: AuthorityWish, author: Author) -> Answer<AuthorityChange>;
     /// The profiles in force.
-    fn profiles(&self) -> Answer<(PolicyEpoch, Vec<ProfileLine>)>;
+    fn profiles(&self) -> Answer<Edition>;
     /// Replaces the profiles by those of a TOML text.
-    fn apply(&self, text: String) -> Answer<(PolicyEpoch, Vec<String>)>;
+    fn apply(&self, text: String) -> Answer<Applied>;
     /// What is seen of a process, and what that earns. `None` means the peer itself.
     fn diagnose(&self, peer: Peer, pid: Option<i32>) -> Answer<Diagnosis>;
 }
@@ -64,6 +69,8 @@ pub trait Office: Send + Sync + 'static {
 pub struct Report {
     /// Its trust domain.
     pub trust_domain: String,
+    /// What its machine is called.
+    pub node: String,
     /// Since when it serves.
     pub started_at: Timestamp,
     /// Where workloads connect.
@@ -91,7 +98,7 @@ pub struct AuthorityLine {
     pub kind: &'static str,
     /// Its key's id.
     pub id: String,
-    /// `prepared`, `active` or `old`.
+    /// `prepared`, `active`, `old` or `tainted`.
     pub state: &'static str,
     /// When it expires.
     pub not_after: Timestamp,
@@ -174,8 +181,16 @@ pub enum Order {
 pub enum Target {
     /// A task and everything below it.
     Task(TaskId),
+    /// The whole tree that a task is in.
+    Tree(TaskId),
     /// Every task of a profile.
     Profile(String),
+    /// Every task of an owner.
+    Owner(String),
+    /// Every task that is held on a machine.
+    Node(String),
+    /// Every task whose profile asks for it, or whose holder shows it now.
+    Selector(Selector),
     /// One credential.
     Serial(Serial),
 }
@@ -187,6 +202,104 @@ pub struct Revoked {
     pub tasks: u64,
     /// Unexpired credentials.
     pub credentials: u64,
+}
+
+/// What of the inventory is wanted.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct InventoryWish {
+    /// Only this owner's.
+    pub owner: Option<String>,
+    /// Only this profile's.
+    pub profile: Option<String>,
+    /// Only those of the tree that this task is in.
+    pub tree: Option<TaskId>,
+    /// The last one of the page before.
+    pub after: Option<(TaskId, Serial)>,
+    /// How many at most.
+    pub count: usize,
+}
+
+/// A page of the inventory, in the order of tasks and then of serials.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Holdings {
+    /// Credentials that a verifier accepts.
+    pub holdings: Vec<Holding>,
+    /// Whether there may be more.
+    pub has_more: bool,
+}
+
+/// One credential that a verifier accepts, and for what it is held.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Holding {
+    /// The credential.
+    pub credential: Credential,
+    /// Whom it names.
+    pub spiffe_id: SpiffeId,
+    /// For which task.
+    pub task: TaskId,
+    /// Of which profile.
+    pub profile: String,
+    /// Who is accountable.
+    pub owner: String,
+    /// What holds it.
+    pub holder: Holder,
+    /// What for.
+    pub intent: String,
+}
+
+/// What is to become of an authority.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AuthorityWish {
+    /// Of certificates or of tokens.
+    pub kind: Kind,
+    /// What.
+    pub order: AuthorityOrder,
+}
+
+/// See [`AuthorityWish`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AuthorityOrder {
+    /// There is to be a successor.
+    Prepare,
+    /// The successor signs.
+    Activate(Option<String>),
+    /// What this key signed is made anew.
+    Taint(String),
+    /// What this key signed is refused.
+    Revoke(String),
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct AuthorityChange {
+    /// All that are published now.
+    pub authorities: Vec<AuthorityLine>,
+    /// Tasks whose certificates are made anew.
+    pub tasks: u64,
+}
+
+/// The profiles in force.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Edition {
+    /// Which edition it is.
+    pub epoch: PolicyEpoch,
+    /// In the order of the file.
+    pub profiles: Vec<ProfileLine>,
+    /// Everybody who may be accountable.
+    pub owners: Vec<String>,
+}
+
+/// What a change of the profiles did.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Applied {
+    /// The new edition.
+    pub epoch: PolicyEpoch,
+    /// Profiles whose tasks have ended.
+    pub gone: Vec<String>,
+    /// Owners whose tasks have ended, unless somebody took them.
+    pub left: Vec<String>,
+    /// What is different, for people.
+    pub differences: Vec<String>,
 }
 
 /// One profile, for a listing.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use mayfly_core::{
-    Act, Amendment, Author, Cause, Denial, InvalidId, Mandate, Record, Sequence, Serial, Span,
-    TaskId, Timestamp,
+    Act, Amendment, Author, Cause, Denial, InvalidId, Mandate, Record, Selector, Sequence, Serial,
+    Span, TaskId, Timestamp, limits,
 };
 use mayfly_proto::mayfly::v1::{self as wire, operator_server::Operator};
 use tonic::{Request, Response, Status};
@@ -16,6 +16,10 @@ use crate::{
     status, story,
     view::view,
 };
+
+mod authority;
+mod inventory;
+mod profile;
 
 /// Serves an [`Office`].
 #[derive(Clone)]
@@ -65,8 +69,9 @@ impl Operator for OperatorService {
             journal_position: report.position.0,
             issuing: report.issuing,
             notices: report.notices,
-            authorities: report.authorities.into_iter().map(authority).collect(),
+            authorities: report.authorities.into_iter().map(authority::line).collect(),
             policy_epoch: report.policy_epoch.0,
+            node: report.node,
         }))
     }
 
@@ -74,7 +79,7 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::BeginTaskRequest>,
     ) -> Result<Response<wire::BeginTaskResponse>, Status> {
-        let author = author(&request, "");
+        let author = author_of(&request, "")?;
         let object = Object::Profile(request.get_ref().profile.clone());
         self.admit(&request, Act::Begin, object).await?;
         let wish = begin_wish(request.into_inner()).map_err(|e| malformed(&e))?;
@@ -91,7 +96,7 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::OrderTaskRequest>,
     ) -> Result<Response<wire::OrderTaskResponse>, Status> {
-        let author = author(&request, &request.get_ref().reason);
+        let author = author_of(&request, &request.get_ref().reason)?;
         let task = TaskId::parse(&request.get_ref().task).map_err(|e| malformed(&e))?;
         let order = order(request.get_ref().order.clone()).map_err(|e| malformed(&e))?;
         self.admit(&request, act(&order), Object::Task(task)).await?;
@@ -130,7 +135,7 @@ impl Operator for OperatorService {
         request: Request<wire::RevokeRequest>,
     ) -> Result<Response<wire::RevokeResponse>, Status> {
         self.admit(&request, Act::Revoke, Object::Everything).await?;
-        let author = author(&request, &request.get_ref().reason);
+        let author = author_of(&request, &request.get_ref().reason)?;
         let request = request.into_inner();
         let target = target(request.target).map_err(|e| malformed(&e))?;
         let revoked = self.office.revoke(target, request.dry_run, author).await.map_err(refused)?;
@@ -145,7 +150,9 @@ impl Operator for OperatorService {
         request: Request<wire::InventoryRequest>,
     ) -> Result<Response<wire::InventoryResponse>, Status> {
         self.admit(&request, Act::Read, Object::Everything).await?;
-        Err(status::unimplemented())
+        let (wish, query) = inventory::wish(request.into_inner())?;
+        let found = self.office.inventory(wish).await.map_err(refused)?;
+        Ok(Response::new(inventory::page(found, &query)))
     }
 
     async fn change_authority(
@@ -153,7 +160,13 @@ impl Operator for OperatorService {
         request: Request<wire::ChangeAuthorityRequest>,
     ) -> Result<Response<wire::ChangeAuthorityResponse>, Status> {
         self.admit(&request, Act::ChangeAuthority, Object::Everything).await?;
-        Err(status::unimplemented())
+        let author = author_of(&request, &request.get_ref().reason)?;
+        let wish = authority::wish(request.into_inner()).map_err(|e| malformed(&e))?;
+        let change = self.office.change_authority(wish, author).await.map_err(refused)?;
+        Ok(Response::new(wire::ChangeAuthorityResponse {
+            authorities: change.authorities.into_iter().map(authority::line).collect(),
+            tasks: change.tasks,
+        }))
     }
 
     async fn list_profiles(
@@ -161,9 +174,12 @@ impl Operator for OperatorService {
         request: Request<wire::ListProfilesRequest>,
     ) -> Result<Response<wire::ListProfilesResponse>, Status> {
         self.admit(&request, Act::ReadProfiles, Object::Everything).await?;
-        let (epoch, profiles) = self.office.profiles().await.map_err(refused)?;
-        let profiles = profiles.into_iter().map(profile).collect();
-        Ok(Response::new(wire::ListProfilesResponse { epoch: epoch.0, profiles }))
+        let edition = self.office.profiles().await.map_err(refused)?;
+        Ok(Response::new(wire::ListProfilesResponse {
+            epoch: edition.epoch.0,
+            profiles: edition.profiles.into_iter().map(profile::line).collect(),
+            owners: edition.owners,
+        }))
     }
 
     async fn apply_profiles(
@@ -171,8 +187,13 @@ impl Operator for OperatorService {
         request: Request<wire::ApplyProfilesRequest>,
     ) -> Result<Response<wire::ApplyProfilesResponse>, Status> {
         self.admit(&request, Act::ApplyProfiles, Object::Everything).await?;
-        let (epoch, gone) = self.office.apply(request.into_inner().text).await.map_err(refused)?;
-        Ok(Response::new(wire::ApplyProfilesResponse { epoch: epoch.0, gone }))
+        let applied = self.office.apply(request.into_inner().text).await.map_err(refused)?;
+        Ok(Response::new(wire::ApplyProfilesResponse {
+            epoch: applied.epoch.0,
+            gone: applied.gone,
+            left: applied.left,
+            differences: applied.differences,
+        }))
     }
 
     async fn diagnose(
@@ -201,13 +222,17 @@ impl Operator for OperatorService {
 }
 
 /// On whose word: the user at the other end of a local connection, or the SPIFFE ID of a remote one.
-fn author<T>(request: &Request<T>, why: &str) -> Author {
+fn author_of<T>(request: &Request<T>, why: &str) -> Result<Author, Status> {
+    if why.len() > limits::AUTHOR_BYTES_MAX || why.chars().any(char::is_control) {
+        let rule = "it has to be at most 1024 bytes long and without control characters";
+        return Err(status::of_field(&field("reason", rule)));
+    }
     let guest = request.extensions().get::<Arc<Guest>>();
     let by = guest.map(|guest| match guest.id() {
         Some(id) => id.to_string(),
         None => format!("uid:{}", guest.user()),
     });
-    Author { by: by.unwrap_or_default(), why: why.to_owned() }
+    Ok(Author { by: by.unwrap_or_default(), why: why.to_owned() })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
@@ -287,34 +312,12 @@ fn target(target: Option<wire::revoke_request::Target>) -> Result<Target, Invali
     use wire::revoke_request::Target as Wish;
     match target.ok_or(field("target", "it is missing"))? {
         Wish::Task(task) => Ok(Target::Task(TaskId::parse(&task)?)),
+        Wish::Tree(task) => Ok(Target::Tree(TaskId::parse(&task)?)),
         Wish::Profile(profile) => Ok(Target::Profile(profile)),
+        Wish::Owner(owner) => Ok(Target::Owner(owner)),
+        Wish::Node(node) => Ok(Target::Node(node)),
+        Wish::Selector(selector) => Ok(Target::Selector(Selector::parse(&selector)?)),
         Wish::Serial(serial) => Ok(Target::Serial(Serial::parse(&serial)?)),
-        Wish::Tree(_) | Wish::Owner(_) | Wish::Node(_) | Wish::Selector(_) => {
-            Err(field("target", "it is not offered"))
-        }
-    }
-}
-
-fn authority(line: office::AuthorityLine) -> wire::Authority {
-    wire::Authority {
-        kind: line.kind.to_owned(),
-        id: line.id,
-        state: line.state.to_owned(),
-        not_after_ms: line.not_after.0,
-    }
-}
-
-fn profile(line: office::ProfileLine) -> wire::ProfileView {
-    wire::ProfileView {
-        name: line.terms.profile,
-        path: line.terms.path,
-        owner: line.terms.owner,
-        binding: line.terms.binding.name().to_owned(),
-        selectors: line.selectors.iter().map(ToString::to_string).collect(),
-        x509_ttl_ms: line.terms.x509_ttl.0,
-        jwt_ttl_ms: line.terms.jwt_ttl.0,
-        hint: line.terms.hint,
-        stable_identity: line.terms.stable_identity,
     }
 }
 

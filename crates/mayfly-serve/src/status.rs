@@ -37,6 +37,8 @@ pub const fn code(denial: Denial) -> Code {
         Denial::TaskUnknown
         | Denial::ProfileUnknown
         | Denial::OwnerUnknown
+        | Denial::NodeUnknown
+        | Denial::AuthorityUnknown
         | Denial::SerialUnknown => Code::NotFound,
         Denial::Malformed
         | Denial::AudienceInvalid
@@ -52,6 +54,9 @@ pub const fn code(denial: Denial) -> Code {
         | Denial::ParentInactive
         | Denial::HolderTaken
         | Denial::HolderUnfit
+        | Denial::AuthorityActive
+        | Denial::AuthorityNotPrepared
+        | Denial::AuthorityNotOld
         | Denial::AttemptRunning => Code::FailedPrecondition,
         Denial::TooDeep | Denial::TooManyChildren | Denial::AttemptsSpent => {
             Code::ResourceExhausted

@@ -54,7 +54,8 @@ fn or_unknown(name: &str) -> &str {
     if name.is_empty() { "somebody" } else { name }
 }
 
-fn held_by(holder: &Holder) -> String {
+/// What holds a task, in words.
+pub(crate) fn held_by(holder: &Holder) -> String {
     match holder {
         Holder::Process(key) => format!("pid {}", key.pid),
         Holder::Lineage(key) => format!("pid {} and below", key.pid),

@@ -27,11 +27,13 @@ use crate::{
     authority::{JwtAuthority, Unusable, X509Authority},
     error::KeyDirError,
     keyring::Authorities,
-    rotation::{Rotates, Standing, Track},
+    rotation::{Past, Rotates, Standing, Track},
 };
 
-/// The newest format that is understood, and the one that is written.
-const FORMAT: u64 = 1;
+/// The newest format that is understood.
+const FORMAT: u64 = 2;
+/// The one that is written where nothing is tainted: the version before understands it, too.
+const FORMAT_UNTAINTED: u64 = 1;
 const STATE: &str = "keys.json";
 /// Larger files are not ours.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -55,7 +57,7 @@ struct State {
 impl State {
     fn empty(trust_domain: &TrustDomain) -> Self {
         Self {
-            format: FORMAT,
+            format: FORMAT_UNTAINTED,
             trust_domain: trust_domain.as_str().to_owned(),
             x509: Vec::new(),
             jwt: Vec::new(),
@@ -82,6 +84,7 @@ enum Word {
     Active,
     Prepared,
     Old,
+    Tainted,
 }
 
 /// A directory that was checked to be private.
@@ -171,6 +174,10 @@ impl KeyDir {
         for (authority, standing) in authorities.jwt.published() {
             self.save_key("jwt", authority.key_id(), authority.key().pkcs8())?;
             state.jwt.push(entry(&**authority, standing, None));
+        }
+        let mut entries = state.x509.iter().chain(&state.jwt);
+        if entries.any(|entry| entry.standing == Word::Tainted) {
+            state.format = FORMAT;
         }
         // Each key is on disk before the state that names it.
         self.sync()?;
@@ -340,11 +347,12 @@ fn track<A: Rotates>(
         match entry.standing {
             Word::Active => active.push(authority),
             Word::Prepared => prepared.push(authority),
-            Word::Old => {
-                let Some(until) = entry.withdrawn_ms else {
+            Word::Old | Word::Tainted => {
+                let Some(until) = entry.withdrawn_ms.map(Timestamp) else {
                     return Ok(None);
                 };
-                old.push((authority, Timestamp(until)));
+                let is_tainted = entry.standing == Word::Tainted;
+                old.push(Past { authority, until, is_tainted });
             }
         }
     }
@@ -359,6 +367,7 @@ fn entry(authority: &impl Rotates, standing: Standing, certificate: Option<Strin
         Standing::Active => (Word::Active, None),
         Standing::Prepared => (Word::Prepared, None),
         Standing::Old(until) => (Word::Old, Some(until.0)),
+        Standing::Tainted(until) => (Word::Tainted, Some(until.0)),
     };
     Entry {
         key_id: authority.key_id().to_owned(),

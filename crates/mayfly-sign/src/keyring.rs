@@ -28,6 +28,7 @@ use crate::{
     crl,
     error::SignError,
     keydir::KeyDir,
+    orders::{AuthorityOrder, OrderError},
     publisher::{Publisher, Signed},
     rotation::{Rotates, RotationPolicy, RotationStep, Standing, Track},
     signer::{PublicUrl, Signer},
@@ -206,8 +207,38 @@ impl KeyRing {
         next.jwt.handle_timeout(now, (Kind::Jwt, policy), &mut steps, || {
             JwtAuthority::generate(now, policy.jwt_key_ttl)
         })?;
-        if steps.is_empty() {
-            return Ok(steps);
+        self.adopt(next, !steps.is_empty())?;
+        Ok(steps)
+    }
+
+    /// Carries out what an operator orders, and says which step that took; none if it was so already.
+    ///
+    /// # Errors
+    /// [`OrderError`], and nothing has changed.
+    pub fn order(
+        &mut self,
+        kind: Kind,
+        order: &AuthorityOrder,
+        now: Timestamp,
+    ) -> Result<Option<RotationStep>, OrderError> {
+        let mut next = self.authorities.clone();
+        let policy = &self.policy;
+        let step = match kind {
+            Kind::X509 => next.x509.obey(now, (kind, policy), order, || {
+                X509Authority::generate(&self.trust_domain, now, policy.ca_ttl)
+            })?,
+            Kind::Jwt => next.jwt.obey(now, (kind, policy), order, || {
+                JwtAuthority::generate(now, policy.jwt_key_ttl)
+            })?,
+        };
+        self.adopt(next, step.is_some())?;
+        Ok(step)
+    }
+
+    /// Puts `next` in the place of what is, if it is different.
+    fn adopt(&mut self, next: Authorities, is_different: bool) -> Result<(), SignError> {
+        if !is_different {
+            return Ok(());
         }
         // On disk first: a key that was shown and then forgotten could not be published again.
         if let Some(home) = &self.home {
@@ -215,7 +246,7 @@ impl KeyRing {
         }
         self.authorities = next;
         self.renew_signer();
-        Ok(steps)
+        Ok(())
     }
 
     /// The active authorities. Cheap; a signature under way keeps the ones it began with.

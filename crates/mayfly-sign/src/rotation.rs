@@ -56,7 +56,7 @@ impl RotationPolicy {
 
     /// How long an old authority stays published: until its last credential has expired, and a
     /// margin for clocks that are behind and for a signature that was under way.
-    fn afterlife(&self) -> Span {
+    pub(crate) fn afterlife(&self) -> Span {
         let margin = limits::FORGET_AFTER.min(self.credential_ttl_max);
         Span(self.credential_ttl_max.0.saturating_add(margin.0))
     }
@@ -71,6 +71,10 @@ pub enum RotationStep {
     Activated(Kind, String),
     /// An old authority is no longer published: all it signed has expired.
     Retired(Kind, String),
+    /// An operator distrusts an old authority: what it signed is made anew.
+    Tainted(Kind, String),
+    /// An operator has withdrawn an old authority: what it signed is refused.
+    Revoked(Kind, String),
 }
 
 /// What an authority does at the moment.
@@ -82,6 +86,8 @@ pub enum Standing {
     Prepared,
     /// It has signed, and is published until the given instant.
     Old(Timestamp),
+    /// The same, and nothing that it signed is to be used any longer than it takes to make it anew.
+    Tainted(Timestamp),
 }
 
 /// What rotation has to know of an authority.
@@ -115,13 +121,28 @@ impl Rotates for JwtAuthority {
     }
 }
 
+/// An authority that has signed.
+#[derive(Debug)]
+pub(crate) struct Past<A> {
+    pub(crate) authority: Arc<A>,
+    /// When it is withdrawn.
+    pub(crate) until: Timestamp,
+    pub(crate) is_tainted: bool,
+}
+
+impl<A> Clone for Past<A> {
+    fn clone(&self) -> Self {
+        Self { authority: Arc::clone(&self.authority), ..*self }
+    }
+}
+
 /// The authorities of one kind.
 #[derive(Debug)]
 pub(crate) struct Track<A> {
     pub(crate) active: Arc<A>,
     pub(crate) prepared: Option<Arc<A>>,
-    /// Newest first, each with the instant at which it is withdrawn.
-    pub(crate) old: Vec<(Arc<A>, Timestamp)>,
+    /// Newest first.
+    pub(crate) old: Vec<Past<A>>,
 }
 
 impl<A> Clone for Track<A> {
@@ -141,7 +162,11 @@ impl<A: Rotates> Track<A> {
 
     /// All that is published, active first.
     pub(crate) fn published(&self) -> impl Iterator<Item = (&Arc<A>, Standing)> {
-        let old = self.old.iter().map(|(old, until)| (old, Standing::Old(*until)));
+        let old = self.old.iter().map(|past| {
+            let Past { authority, until, is_tainted } = past;
+            let standing = if *is_tainted { Standing::Tainted } else { Standing::Old };
+            (authority, standing(*until))
+        });
         [(&self.active, Standing::Active)]
             .into_iter()
             .chain(self.prepared.iter().map(|next| (next, Standing::Prepared)))
@@ -170,7 +195,7 @@ impl<A: Rotates> Track<A> {
             Some(next) => self.activate_at(next, policy),
             None => self.quarters(2),
         };
-        self.old.iter().map(|(_, until)| *until).fold(turn, Timestamp::min)
+        self.old.iter().map(|past| past.until).fold(turn, Timestamp::min)
     }
 
     /// Takes all the steps that are due.
@@ -182,23 +207,34 @@ impl<A: Rotates> Track<A> {
         make: impl FnOnce() -> Result<A, SignError>,
     ) -> Result<(), SignError> {
         if self.prepared.is_none() && now >= self.quarters(2) {
-            let next = make()?;
-            steps.push(RotationStep::Prepared(kind, next.key_id().to_owned()));
-            self.prepared = Some(Arc::new(next));
+            steps.push(self.prepare(kind, make()?));
         }
         let due = self.prepared.as_ref().is_some_and(|next| now >= self.activate_at(next, policy));
         if let Some(next) = self.prepared.take_if(|_| due) {
-            steps.push(RotationStep::Activated(kind, next.key_id().to_owned()));
-            let old = std::mem::replace(&mut self.active, next);
-            self.old.insert(0, (old, now.plus(policy.afterlife())));
+            steps.push(self.activate(kind, next, now.plus(policy.afterlife())));
         }
-        self.old.retain(|(old, until)| {
-            let stays = now < *until;
+        self.old.retain(|past| {
+            let stays = now < past.until;
             if !stays {
-                steps.push(RotationStep::Retired(kind, old.key_id().to_owned()));
+                steps.push(RotationStep::Retired(kind, past.authority.key_id().to_owned()));
             }
             stays
         });
         Ok(())
+    }
+
+    /// Publishes a successor.
+    pub(crate) fn prepare(&mut self, kind: Kind, next: A) -> RotationStep {
+        let step = RotationStep::Prepared(kind, next.key_id().to_owned());
+        self.prepared = Some(Arc::new(next));
+        step
+    }
+
+    /// Lets `next` sign; the one before stays published until `until`.
+    pub(crate) fn activate(&mut self, kind: Kind, next: Arc<A>, until: Timestamp) -> RotationStep {
+        let step = RotationStep::Activated(kind, next.key_id().to_owned());
+        let authority = std::mem::replace(&mut self.active, next);
+        self.old.insert(0, Past { authority, until, is_tainted: false });
+        step
     }
 }

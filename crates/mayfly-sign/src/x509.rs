@@ -99,6 +99,8 @@ pub struct X509Svid {
     pub not_after: Timestamp,
     /// Whom it names.
     pub spiffe_id: SpiffeId,
+    /// The key id of the authority that signed it.
+    pub authority: String,
 }
 
 impl fmt::Debug for X509Svid {
@@ -121,6 +123,7 @@ pub fn issue(grant: Grant, signer: &Signer, key: LeafKey) -> Result<X509Svid, Si
         not_before: certificate.not_before,
         not_after: certificate.not_after,
         spiffe_id: certificate.spiffe_id,
+        authority: signer.x509().key_id().to_owned(),
     })
 }
 

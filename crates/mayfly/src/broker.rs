@@ -146,6 +146,7 @@ impl Broker {
         let ports = Ports::bind(&config)?;
         let about = About {
             trust_domain: config.trust_domain.clone(),
+            node: config.node.clone(),
             paths,
             workload_socket: config.workload_socket.clone(),
             started_at: now,

@@ -59,6 +59,7 @@ pub enum ConfigError {
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     trust_domain: Option<String>,
+    node: Option<String>,
     #[serde(default)]
     workload: RawWorkload,
     #[serde(default)]
@@ -76,6 +77,10 @@ struct RawConfig {
     // Read by mayfly-policy; named here so that a misspelt key beside it is an error.
     #[serde(default, rename = "profile")]
     _profile: Vec<toml::Table>,
+    #[serde(default, rename = "owners")]
+    _owners: Option<toml::Value>,
+    #[serde(default, rename = "transfers")]
+    _transfers: Option<toml::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -113,6 +118,8 @@ pub enum KeyStorage {
 pub struct Config {
     /// The trust domain issued for.
     pub trust_domain: TrustDomain,
+    /// What this machine is called.
+    pub node: String,
     /// The Workload API's socket.
     pub workload_socket: PathBuf,
     /// Its permission bits. Attestation decides who gets what, so everyone may connect by default.
@@ -141,6 +148,8 @@ pub struct Config {
 
 /// The first edition of the profiles.
 pub const FIRST_EPOCH: PolicyEpoch = PolicyEpoch(1);
+/// The longest name of a machine: as long as a host's may be.
+const NODE_BYTES_MAX: usize = 255;
 const CA_TTL_DEFAULT: Span = Span::from_secs(24 * 3600);
 
 impl Config {
@@ -151,6 +160,7 @@ impl Config {
     pub fn built_in(data_dir: &Path, trust_domain: &str, uid: u32) -> Result<Self, ConfigError> {
         Ok(Self {
             trust_domain: domain("trust_domain", trust_domain)?,
+            node: host_name(),
             workload_socket: data_dir.join("workload.sock"),
             workload_mode: 0o777,
             key_storage: KeyStorage::Disk,
@@ -195,16 +205,18 @@ impl Config {
         let raw: RawConfig = toml::from_str(text)?;
         let name = trust_domain.map(str::to_owned).or(raw.trust_domain);
         let built_in = Self::built_in(data_dir, name.as_deref().unwrap_or("example.org"), uid)?;
+        let written = parse_profiles(text, &built_in.trust_domain, FIRST_EPOCH)?;
         let profiles = if raw._profile.is_empty() {
-            built_in.profiles
+            built_in.profiles.with_owners_of(written)
         } else {
-            parse_profiles(text, &built_in.trust_domain, FIRST_EPOCH)?
+            written
         };
         let socket = raw.workload.socket.map(|socket| base.join(socket));
         let federation = federation::read(raw.federation, &built_in.trust_domain, base)?;
         let partners: Vec<_> = federation.iter().map(|entry| &entry.trust_domain).collect();
         let feed_port = raw.broker.map(|broker| broker.read(&partners)).transpose()?;
         Ok(Self {
+            node: raw.node.map_or(Ok(built_in.node), node)?,
             workload_socket: socket.unwrap_or(built_in.workload_socket),
             workload_mode: raw.workload.mode.map_or(Ok(built_in.workload_mode), |m| mode(&m))?,
             key_storage: key_storage(raw.authority.storage.as_deref())?,
@@ -240,6 +252,20 @@ fn value(key: &str, rule: impl Into<String>) -> ConfigError {
 
 fn domain(key: &str, name: &str) -> Result<TrustDomain, ConfigError> {
     TrustDomain::parse(name).map_err(|invalid| value(key, format!("`{name}`: {}", invalid.rule)))
+}
+
+/// What the system calls this machine.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
+fn node(name: String) -> Result<String, ConfigError> {
+    let fits = (1..=NODE_BYTES_MAX).contains(&name.len())
+        && !name.chars().any(|c| c.is_control() || c.is_whitespace());
+    let rule = format!("has to be a name of 1 to {NODE_BYTES_MAX} bytes without spaces");
+    if fits { Ok(name) } else { Err(value("node", rule)) }
 }
 
 fn mode(text: &str) -> Result<u32, ConfigError> {

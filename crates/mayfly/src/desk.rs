@@ -19,7 +19,7 @@ use crate::{
     clock::{self, Clock},
     driver::{Inbox, No},
     signers::Signed,
-    svids::Svids,
+    svids::{InUse, Svids},
 };
 
 /// Times a caller is judged again because the profiles moved under it, before it is told to come back.
@@ -118,7 +118,7 @@ impl LocalDesk {
     async fn shared_x509(&self, basis: Basis) -> Result<X509Svid, Denial> {
         let kept = self.svids.of(basis.task);
         let mut kept = kept.lock().await;
-        if let Some((of, svid)) = &*kept
+        if let Some(InUse { basis: of, svid, .. }) = &*kept
             && *of == basis
             && (self.clock)() < svid.half_life()
             // It may have been revoked, alone or with its task, since it was made.
@@ -127,20 +127,25 @@ impl LocalDesk {
             return Ok(svid.clone());
         }
         *kept = None;
-        let svid = self.make_x509(basis).await?;
-        *kept = Some((basis, svid.clone()));
+        let made = self.make_x509(basis).await?;
+        let svid = made.svid.clone();
+        *kept = Some(made);
         Ok(svid)
     }
 
-    async fn make_x509(&self, basis: Basis) -> Result<X509Svid, Denial> {
+    async fn make_x509(&self, basis: Basis) -> Result<InUse, Denial> {
         match self.ask(basis, Ask::X509).await? {
-            Signed::X509(svid) => Ok(X509Svid {
-                spiffe_id: svid.spiffe_id,
-                chain: svid.chain_der.into(),
-                key: Bytes::copy_from_slice(&svid.key_pkcs8),
-                not_before: svid.not_before,
-                not_after: svid.not_after,
-                serial: svid.serial,
+            Signed::X509(svid) => Ok(InUse {
+                basis,
+                authority: svid.authority,
+                svid: X509Svid {
+                    spiffe_id: svid.spiffe_id,
+                    chain: svid.chain_der.into(),
+                    key: Bytes::copy_from_slice(&svid.key_pkcs8),
+                    not_before: svid.not_before,
+                    not_after: svid.not_after,
+                    serial: svid.serial,
+                },
             }),
             Signed::Jwt(_) => Err(Denial::SigningFailed),
         }

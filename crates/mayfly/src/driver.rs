@@ -4,7 +4,7 @@
 //! over effects ever wants an `if`, the `if` belongs in core.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -72,6 +72,8 @@ pub enum Message {
     Signed(Ticket, Result<Signed, mayfly_sign::SignError>),
     /// Somebody wants to read.
     Question(Question),
+    /// The streams of all tasks but these are to look again at what they hold.
+    Wake(BTreeSet<TaskId>),
 }
 
 impl std::fmt::Debug for Message {
@@ -83,6 +85,7 @@ impl std::fmt::Debug for Message {
             }
             Self::Signed(ticket, _) => f.debug_tuple("Signed").field(ticket).finish(),
             Self::Question(_) => f.write_str("Question"),
+            Self::Wake(but) => write!(f, "Wake(all but {})", but.len()),
         }
     }
 }
@@ -105,6 +108,12 @@ impl Inbox {
     /// Tells the driver something, waiting for room. `false` when it is gone.
     pub async fn tell(&self, event: Event) -> bool {
         self.sender.send(Message::Event(event)).await.is_ok()
+    }
+
+    /// Lets the streams of all tasks but `but` look again at what they hold.
+    pub async fn wake_all_but(&self, but: BTreeSet<TaskId>) {
+        // A driver that is gone has no streams.
+        drop(self.sender.send(Message::Wake(but)).await);
     }
 
     /// Tells the driver something from a thread of its own, waiting for room.
@@ -191,7 +200,7 @@ pub struct Driver<M> {
     means: M,
     waiting: HashMap<Ticket, Waiter>,
     signed: HashMap<Ticket, Signed>,
-    news: HashMap<TaskId, watch::Sender<Option<Closing>>>,
+    news: BTreeMap<TaskId, watch::Sender<Option<Closing>>>,
     batch: Vec<(Sequence, Record)>,
     poster: Poster,
     /// What the means answered at once.
@@ -217,7 +226,7 @@ impl<M: Means> Driver<M> {
             means,
             waiting: HashMap::new(),
             signed: HashMap::new(),
-            news: HashMap::new(),
+            news: BTreeMap::new(),
             batch: Vec::new(),
             poster,
             soon: VecDeque::new(),
@@ -275,6 +284,7 @@ impl<M: Means> Driver<M> {
                 self.registrar.handle(now, Event::SigningFailed { ticket });
             }
             Message::Question(question) => question(&self.registrar),
+            Message::Wake(but) => self.wake_all_but(&but),
         }
     }
 
@@ -353,6 +363,19 @@ impl<M: Means> Driver<M> {
         self.means.withdraw(task);
         if let Some(news) = self.news.get(&task) {
             news.send_replace(Some(why));
+        }
+    }
+
+    fn wake_all_but(&self, but: &BTreeSet<TaskId>) {
+        for (_, news) in self.news.iter().filter(|(task, _)| !but.contains(task)) {
+            news.send_if_modified(|last| {
+                // Whoever was told of an end or a quarantine is not told that it goes on.
+                let goes_on = !matches!(last, Some(Closing::Ended | Closing::Suspended));
+                if goes_on {
+                    *last = Some(Closing::Changed);
+                }
+                goes_on
+            });
         }
     }
 

@@ -2,19 +2,23 @@
 //! clock.
 //!
 //! The loop says when something is done; `mirrors` says what is out of date, `facts` what lists are made
-//! of, `pace` when they may be signed and how they are numbered, `files` where they are written.
+//! of, `pace` when they may be signed and how they are numbered, `files` where they are written, `orders`
+//! what operators want of the authorities.
 
 mod facts;
 mod files;
 mod mirrors;
+mod orders;
 mod pace;
+
+pub use self::orders::{ORDERS_MAX, Order};
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use mayfly_core::{Event, Span};
 use mayfly_serve::{desk::Bundles, http::Published};
 use mayfly_sign::{KeyRing, RotationStep};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -28,6 +32,7 @@ use crate::{
     federation::Federations,
     measures,
     signers::Keys,
+    svids::Svids,
 };
 
 /// How often the files of foreign bundles are looked at.
@@ -61,6 +66,10 @@ pub struct Keeper {
     pub crl_dir: PathBuf,
     /// Where everything that is served to everybody is published.
     pub published: watch::Sender<Arc<Published>>,
+    /// What operators order.
+    pub orders: mpsc::Receiver<Order>,
+    /// The certificates in use.
+    pub svids: Arc<Svids>,
     /// The driver.
     pub inbox: Inbox,
     /// The hour.
@@ -98,6 +107,7 @@ impl Keeper {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(rotation) => dirty |= !self.rotate().await,
+                Some(order) = self.orders.recv() => dirty |= !self.obey(order).await,
                 () = changed.notified() => dirty = true,
                 () = tokio::time::sleep(renewal), if !dirty => dirty = true,
                 () = self.signed.pace.ready(), if dirty => dirty = !self.renew_lists().await,
@@ -235,5 +245,7 @@ fn note(step: &RotationStep) -> (&'static str, String) {
         RotationStep::Prepared(kind, id) => ("authority_prepared", of(kind, id)),
         RotationStep::Activated(kind, id) => ("authority_activated", of(kind, id)),
         RotationStep::Retired(kind, id) => ("authority_retired", of(kind, id)),
+        RotationStep::Tainted(kind, id) => ("authority_tainted", of(kind, id)),
+        RotationStep::Revoked(kind, id) => ("authority_revoked", of(kind, id)),
     }
 }

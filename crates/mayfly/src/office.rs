@@ -2,37 +2,41 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use mayfly_attest::{Peer, Process};
+use mayfly_attest::Peer;
 use mayfly_core::{
-    Act, Author, Cause, Denial, Event, Holder, PolicyEpoch, Record, Registrar, Sequence, Task,
-    TaskId, TaskVersion, Ticket, Timestamp, TrustDomain,
+    Act, Author, Denial, Record, Registrar, Sequence, Task, TaskId, TaskVersion, Timestamp,
+    TrustDomain,
 };
-use mayfly_policy::{Profiles, Rights};
+use mayfly_policy::Rights;
 use mayfly_serve::{
     Eyes,
     asking::{Asker, Found, Object, Query, Watching},
     office::{
-        Answer, AuthorityLine, BeginWish, Begun, Diagnosis, Explained, HolderWish, Office, Order,
-        ProfileLine, Refusal, Report, Revoked, Target,
+        Answer, Applied, AuthorityChange, AuthorityWish, BeginWish, Begun, Diagnosis, Edition,
+        Holdings, InventoryWish, Office, Order, Refusal, Report, Revoked, Target,
     },
 };
-use mayfly_sign::{AuthorityView, RotationPolicy, Standing};
-use tokio::sync::{RwLock, mpsc, oneshot, watch};
+use mayfly_sign::AuthorityView;
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use self::entitled::Notes;
 use crate::{
     board::Board,
     clock::Clock,
-    config,
     desk::Policy,
     driver::{Inbox, No},
+    keeper,
     means::SocketOrder,
-    paths::{Paths, write_private},
+    paths::Paths,
 };
 
+mod authority;
 mod begin;
 mod entitled;
+mod inventory;
+pub(crate) mod policy;
 mod reading;
+mod revoke;
 
 /// See the module. Cheap to share.
 #[derive(Clone)]
@@ -45,14 +49,15 @@ struct Inner {
     policy: Arc<Policy>,
     rights: Arc<Rights>,
     notes: Notes,
-    /// One change of the profiles at a time, or epochs could be told in the wrong order; and none while a
-    /// task begins under them.
-    applying: RwLock<()>,
+    /// One change of the profiles at a time, or epochs could be told in the wrong order.
+    applying: Mutex<()>,
     eyes: Arc<dyn Eyes>,
     /// The same eyes that workloads are seen by.
     near: Arc<dyn Eyes>,
     board: Arc<Board>,
     authorities: watch::Receiver<Vec<AuthorityView>>,
+    /// What is ordered of them.
+    orders: mpsc::Sender<keeper::Order>,
     clock: Clock,
     about: About,
 }
@@ -62,6 +67,8 @@ struct Inner {
 pub struct About {
     /// Whose credentials are issued.
     pub trust_domain: TrustDomain,
+    /// What this machine is called.
+    pub node: String,
     /// Where everything is.
     pub paths: Paths,
     /// Where workloads connect.
@@ -100,20 +107,26 @@ impl LocalOffice {
         (inbox, sockets, clock): (Inbox, mpsc::WeakSender<SocketOrder>, Clock),
         (policy, rights): (Arc<Policy>, Arc<Rights>),
         (eyes, near): (Arc<dyn Eyes>, Arc<dyn Eyes>),
-        (authorities, board): (watch::Receiver<Vec<AuthorityView>>, Arc<Board>),
+        (authorities, orders, board): (
+            watch::Receiver<Vec<AuthorityView>>,
+            mpsc::Sender<keeper::Order>,
+            Arc<Board>,
+        ),
         about: About,
     ) -> Self {
+        let applying = Mutex::default();
         Self(Arc::new(Inner {
             inbox,
             sockets,
             policy,
+            applying,
             rights,
             notes: Notes::default(),
-            applying: RwLock::default(),
             eyes,
             near,
             board,
             authorities,
+            orders,
             clock,
             about,
         }))
@@ -142,6 +155,7 @@ impl LocalOffice {
         let about = &office.about;
         Ok(Report {
             trust_domain: about.trust_domain.to_string(),
+            node: about.node.clone(),
             started_at: about.started_at,
             workload_socket: about.workload_socket.clone(),
             tasks_live: live as u64,
@@ -149,25 +163,9 @@ impl LocalOffice {
             position,
             issuing: !halted,
             notices: about.notices.clone(),
-            authorities: office.authorities.borrow().iter().map(authority).collect(),
+            authorities: self.authorities(),
             policy_epoch,
         })
-    }
-
-    async fn order(
-        &self,
-        task: TaskId,
-        order: Order,
-        author: Author,
-    ) -> Result<TaskVersion, Refusal> {
-        let event = move |ticket: Ticket| match order {
-            Order::End(cause) => Event::EndAsked { ticket, task, cause, author },
-            Order::Heartbeat => Event::HeartbeatHeard { ticket, task },
-            Order::Amend(amendment) => Event::AmendAsked { ticket, task, amendment, author },
-            Order::Quarantine => Event::QuarantineAsked { ticket, task, author },
-            Order::Release => Event::ReleaseAsked { ticket, task, author },
-        };
-        Ok(self.0.inbox.order(event).await?.1)
     }
 
     async fn list(&self, ended: bool) -> Result<Vec<Task>, Refusal> {
@@ -185,104 +183,6 @@ impl LocalOffice {
         let story = read.await.map_err(|_stopping| Denial::NotServing)?;
         let story = story.map_err(|error| refusal(Denial::JournalFailed, error.to_string()))?;
         Ok((task, story))
-    }
-
-    async fn revoke(
-        &self,
-        target: Target,
-        dry_run: bool,
-        author: Author,
-    ) -> Result<Revoked, Refusal> {
-        let now = (self.0.clock)();
-        let counted = target.clone();
-        let question = move |registrar: &Registrar| hit(registrar, &counted, now);
-        let (roots, revoked) = self.0.inbox.read(question).await??;
-        if dry_run {
-            return Ok(revoked);
-        }
-        if let Target::Serial(serial) = target {
-            let author = author.clone();
-            let asked = |ticket| Event::RevokeAsked { ticket, serial, author };
-            self.0.inbox.order(asked).await?;
-        }
-        for task in roots {
-            let (cause, author) = (Cause::Revoked, author.clone());
-            let asked = |ticket| Event::EndAsked { ticket, task, cause, author };
-            self.0.inbox.order(asked).await?;
-        }
-        Ok(revoked)
-    }
-
-    async fn apply(&self, text: String) -> Result<(PolicyEpoch, Vec<String>), Refusal> {
-        let office = &self.0;
-        let _one_at_a_time = office.applying.write().await;
-        let old = office.policy.current();
-        let epoch = PolicyEpoch(old.epoch().0 + 1);
-        let profiles = config::parse_profiles(&text, &office.about.trust_domain, epoch)
-            .map_err(|error| refusal(Denial::Malformed, error.to_string()))?;
-        self.check_ttls(&profiles)?;
-        // Kept before it counts: a profile that was taken away must not come back with a restart.
-        let kept = write_private(&office.about.paths.applied_profiles(), text.as_bytes());
-        kept.map_err(|error| {
-            refusal(Denial::JournalFailed, format!("the profiles could not be kept: {error}"))
-        })?;
-        let gone = profiles.gone_since(&old);
-        let names = profiles.names().collect::<Vec<_>>().join(" ");
-        // The registrar hears of the new edition before the first verdict rests on it; verdicts of the
-        // old one are reconsidered from then on.
-        let (left, transfers) = Default::default();
-        let changed = Event::PolicyChanged { epoch, gone: gone.clone(), left, transfers };
-        let detail = format!("epoch {} {names}", epoch.0);
-        let noted = Event::NoteAsked { what: "profiles_applied".to_owned(), detail };
-        if !office.inbox.tell(changed).await || !office.inbox.tell(noted).await {
-            return Err(Denial::NotServing.into());
-        }
-        office.policy.replace(Arc::new(profiles));
-        Ok((epoch, gone))
-    }
-
-    fn check_ttls(&self, profiles: &Profiles) -> Result<(), Refusal> {
-        let max = self.0.about.authority_ttl.0 / RotationPolicy::CREDENTIALS_PER_AUTHORITY;
-        let long = profiles.iter().find(|p| p.terms.x509_ttl.0.max(p.terms.jwt_ttl.0) > max);
-        match long {
-            None => Ok(()),
-            Some(profile) => {
-                let name = &profile.terms.profile;
-                let detail = format!(
-                    "profile `{name}`: with these authorities a credential lives for {} at most",
-                    mayfly_policy::duration::format(mayfly_core::Span(max))
-                );
-                Err(refusal(Denial::Malformed, detail))
-            }
-        }
-    }
-
-    async fn diagnose(&self, peer: Peer, pid: Option<i32>) -> Result<Diagnosis, Refusal> {
-        let failed =
-            |e: mayfly_attest::AttestError| refusal(Denial::AttestationFailed, e.to_string());
-        let peer = pid.map_or(Ok(peer), Peer::of_pid).map_err(failed)?;
-        let evidence = self.0.eyes.look(&peer).await.map_err(failed)?;
-        let explained = self.0.policy.current().explain(&evidence);
-        let profiles = explained.into_iter().map(|one| Explained {
-            matches: one.matches(),
-            missing: one.missing.iter().map(|missing| missing.wanted.to_string()).collect(),
-            instead: one.missing.into_iter().flat_map(|missing| missing.had).collect(),
-            profile: one.profile,
-        });
-        Ok(Diagnosis {
-            pid: peer.key().pid,
-            profiles: profiles.collect(),
-            evidence: evidence.selectors.into_iter().collect(),
-        })
-    }
-
-    fn profiles(&self) -> (PolicyEpoch, Vec<ProfileLine>) {
-        let profiles = self.0.policy.current();
-        let line = |profile: &mayfly_policy::Profile| ProfileLine {
-            terms: profile.terms.clone(),
-            selectors: profile.selectors.iter().cloned().collect(),
-        };
-        (profiles.epoch(), profiles.iter().map(line).collect())
     }
 }
 
@@ -337,12 +237,22 @@ impl Office for LocalOffice {
         Box::pin(async move { Self::revoke(&office, target, dry_run, author).await })
     }
 
-    fn profiles(&self) -> Answer<(PolicyEpoch, Vec<ProfileLine>)> {
+    fn inventory(&self, wish: InventoryWish) -> Answer<Holdings> {
+        let office = self.clone();
+        Box::pin(async move { Self::inventory(&office, wish).await })
+    }
+
+    fn change_authority(&self, wish: AuthorityWish, author: Author) -> Answer<AuthorityChange> {
+        let office = self.clone();
+        Box::pin(async move { Self::change_authority(&office, wish, author).await })
+    }
+
+    fn profiles(&self) -> Answer<Edition> {
         let office = self.clone();
         Box::pin(async move { Ok(Self::profiles(&office)) })
     }
 
-    fn apply(&self, text: String) -> Answer<(PolicyEpoch, Vec<String>)> {
+    fn apply(&self, text: String) -> Answer<Applied> {
         let office = self.clone();
         Box::pin(async move { Self::apply(&office, text).await })
     }
@@ -350,72 +260,5 @@ impl Office for LocalOffice {
     fn diagnose(&self, peer: Peer, pid: Option<i32>) -> Answer<Diagnosis> {
         let office = self.clone();
         Box::pin(async move { Self::diagnose(&office, peer, pid).await })
-    }
-}
-
-fn holder(wish: HolderWish) -> Result<Holder, Refusal> {
-    let key = |pid| {
-        let process = Process::open(pid);
-        let process =
-            process.map_err(|e| refusal(Denial::HolderUnfit, format!("process {pid}: {e}")));
-        process.map(|process| process.key())
-    };
-    Ok(match wish {
-        HolderWish::Lineage(pid) => Holder::Lineage(key(pid)?),
-        HolderWish::Process(pid) => Holder::Process(key(pid)?),
-        HolderWish::Cgroup(path) => Holder::Cgroup(path),
-        HolderWish::Socket => Holder::Socket,
-        HolderWish::Lease => Holder::Lease,
-        HolderWish::Job => Holder::Job,
-    })
-}
-
-/// The tasks to end, and how much that is. A task brings everything below it along.
-fn hit(
-    registrar: &Registrar,
-    target: &Target,
-    now: Timestamp,
-) -> Result<(Vec<TaskId>, Revoked), Denial> {
-    let roots: Vec<TaskId> = match target {
-        Target::Serial(serial) => {
-            let mut all = registrar.tasks().flat_map(|task| &task.credentials);
-            let found = all.find(|c| c.serial == *serial).ok_or(Denial::SerialUnknown)?;
-            let credentials = u64::from(found.revoked_at.is_none());
-            return Ok((Vec::new(), Revoked { tasks: 0, credentials }));
-        }
-        Target::Task(task) => [registrar.task(*task).ok_or(Denial::TaskUnknown)?.id].into(),
-        Target::Profile(name) => {
-            let of = registrar.tasks().filter(|task| task.terms.profile == *name);
-            of.filter(|task| !task.state.is_ended()).map(|task| task.id).collect()
-        }
-    };
-    let mut revoked = Revoked::default();
-    let mut seen = std::collections::BTreeSet::new();
-    let mut next = roots.clone();
-    while let Some(task) = next.pop().and_then(|id| registrar.task(id)) {
-        if !seen.insert(task.id) || task.state.is_ended() {
-            continue;
-        }
-        next.extend(&task.children);
-        revoked.tasks += 1;
-        let stands = |c: &&mayfly_core::Credential| c.revoked_at.is_none() && c.not_after > now;
-        revoked.credentials += task.credentials.iter().filter(stands).count() as u64;
-    }
-    Ok((roots, revoked))
-}
-
-fn authority(view: &AuthorityView) -> AuthorityLine {
-    AuthorityLine {
-        kind: match view.kind {
-            mayfly_core::Kind::X509 => "x509",
-            mayfly_core::Kind::Jwt => "jwt",
-        },
-        id: view.key_id.clone(),
-        state: match view.standing {
-            Standing::Active => "active",
-            Standing::Prepared => "prepared",
-            Standing::Old(_) => "old",
-        },
-        not_after: view.expires,
     }
 }

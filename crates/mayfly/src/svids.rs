@@ -6,7 +6,7 @@
 //! as anything happens to its task.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -16,17 +16,42 @@ use mayfly_serve::desk::X509Svid;
 /// Certificates that are kept. One more and all are dropped: they cost a signature each to make anew.
 const KEPT_MAX: usize = 100_000;
 
-/// A task's certificate, and what it rests on. Those who ask at the same time wait for one signature.
-pub type Kept = Arc<tokio::sync::Mutex<Option<(Basis, X509Svid)>>>;
+/// A certificate in use.
+#[derive(Clone, Debug)]
+pub struct InUse {
+    /// What it rests on.
+    pub basis: Basis,
+    /// The certificate.
+    pub svid: X509Svid,
+    /// The key id of the authority that signed it.
+    pub authority: String,
+}
+
+/// A task's certificate. Those who ask at the same time wait for one signature.
+pub type Kept = Arc<tokio::sync::Mutex<Option<InUse>>>;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Svids(Mutex<HashMap<TaskId, Kept>>);
+pub struct Svids(Mutex<BTreeMap<TaskId, Kept>>);
 
 impl Svids {
     /// Drops the certificate of `task`.
     pub fn forget(&self, task: TaskId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&task);
+    }
+
+    /// Drops the certificates that `authority` has signed. Says how many that are, and which tasks have a
+    /// certificate that stays good. One that is being signed at this moment is dropped unseen.
+    pub fn distrust(&self, authority: &str) -> (u64, BTreeSet<TaskId>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dropped = 0;
+        all.retain(|_, kept| {
+            let Ok(kept) = kept.try_lock() else { return false };
+            let is_theirs = kept.as_ref().is_some_and(|one| one.authority == authority);
+            dropped += u64::from(is_theirs);
+            kept.is_some() && !is_theirs
+        });
+        (dropped, all.keys().copied().collect())
     }
 
     /// Where the certificate of `task` is, or will be.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use mayfly_core::{Binding, Caller, Evidence, PolicyEpoch, SpiffeId, TaskId, TrustDomain, limits};
+use mayfly_core::{
+    Binding, Caller, Evidence, PolicyEpoch, Reach, SpiffeId, TaskId, TrustDomain, limits,
+};
 use mayfly_policy::{Profile, Profiles, duration};
 
 /// Profile files.
@@ -34,7 +36,15 @@ fn check(profiles: &Profiles, domain: &TrustDomain) {
     assert_eq!(hints().collect::<BTreeSet<_>>().len(), hints().count(), "two have one hint");
     assert!(profiles.judge(&Evidence::default()).permits.is_empty(), "P8: silence is No");
     assert!(profiles.diff(profiles).is_empty() && profiles.gone_since(profiles).is_empty());
+    for (old, new) in profiles.transfers() {
+        assert!(profiles.knows_owner(new) && !profiles.knows_owner(old), "{old} -> {new}");
+    }
+    assert!(profiles.left_of(profiles.owners()).is_empty(), "somebody left who is there");
     for profile in profiles.iter() {
+        assert!(profiles.knows_owner(&profile.terms.owner));
+        for name in profile.terms.bounds.delegates_to.iter().flatten() {
+            assert!(names.contains(name.as_str()), "it delegates to nobody");
+        }
         check_terms(profile, domain);
         let evidence = Evidence {
             selectors: profile.selectors.clone(),
@@ -57,4 +67,10 @@ fn check_terms(profile: &Profile, domain: &TrustDomain) {
         assert_eq!(ttl.as_millis() % 1000, 0, "part of a second");
     }
     assert!(!terms.federates_with.contains(domain), "it federates with itself");
+    let bounds = &terms.bounds;
+    assert!(terms.x509_ttl.max(terms.jwt_ttl) <= bounds.tier.ttl_max(), "beyond its tier");
+    assert!(bounds.scope.is_well_formed() && bounds.reach.is_within(&Reach::MAX));
+    let budget = bounds.budget;
+    assert!(budget.issuances != Some(0) && budget.per_minute != Some(0));
+    assert!(budget.attempts != Some(0), "a job that could never be tried");
 }

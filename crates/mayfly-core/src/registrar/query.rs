@@ -8,7 +8,7 @@ use crate::{
     event::Denial,
     evidence::{Caller, Holder},
     id::{PolicyEpoch, Sequence, TaskId, TaskVersion},
-    ledger::{Serial, Window},
+    ledger::{Credential, Serial, Window},
     limits,
     mandate::RequestKey,
     revocation::RevocationSet,
@@ -71,13 +71,6 @@ impl Registrar {
         self.tasks.values()
     }
 
-    /// The tasks behind `last` in the order of their names. Long listings are read in many turns, so that
-    /// nobody waits for one.
-    pub fn tasks_after(&self, last: Option<TaskId>) -> impl Iterator<Item = &Task> {
-        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
-        self.tasks.range((from, Bound::Unbounded)).map(|(_, task)| task)
-    }
-
     /// A task and those above it, the nearest first.
     pub fn line_of(&self, id: TaskId) -> impl Iterator<Item = &Task> {
         let above = |task: &&Task| task.parent.and_then(|parent| self.tasks.get(&parent));
@@ -131,6 +124,29 @@ impl Registrar {
             return Err(Denial::CredentialRevoked);
         }
         Ok(task)
+    }
+
+    /// Tasks in the order of their ids, the first behind `last`: a long list is read in many turns.
+    pub fn tasks_after(&self, last: Option<TaskId>) -> impl Iterator<Item = &Task> {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.tasks.range((from, Bound::Unbounded)).map(|(_, task)| task)
+    }
+
+    /// The credentials of `task` that a verifier accepts at `now`: what [`Self::standing`] says, and not
+    /// expired.
+    pub fn holdings<'a>(
+        &self,
+        task: &'a Task,
+        now: Timestamp,
+    ) -> impl Iterator<Item = &'a Credential> + use<'a> {
+        let goes_on = task.state == State::Active && !self.resuming.contains_key(&task.id);
+        let version = task.version;
+        task.credentials.iter().filter(move |credential| {
+            goes_on
+                && credential.version == version
+                && credential.revoked_at.is_none()
+                && credential.not_after > now
+        })
     }
 
     /// INVARIANT P5: each unexpired certificate of each ended task, as far as the end is durable.

@@ -1028,6 +1028,9 @@ pub struct GetStatusResponse {
     pub authorities: ::prost::alloc::vec::Vec<Authority>,
     #[prost(uint64, tag = "12")]
     pub policy_epoch: u64,
+    /// What this machine is called.
+    #[prost(string, tag = "13")]
+    pub node: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Authority {
@@ -1036,7 +1039,7 @@ pub struct Authority {
     pub kind: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub id: ::prost::alloc::string::String,
-    /// `prepared`, `active` or `old`.
+    /// `prepared`, `active`, `old` or `tainted`.
     #[prost(string, tag = "3")]
     pub state: ::prost::alloc::string::String,
     #[prost(uint64, tag = "4")]
@@ -1374,6 +1377,9 @@ pub struct ListProfilesResponse {
     pub epoch: u64,
     #[prost(message, repeated, tag = "2")]
     pub profiles: ::prost::alloc::vec::Vec<ProfileView>,
+    /// Everybody who may be accountable.
+    #[prost(string, repeated, tag = "3")]
+    pub owners: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProfileView {
@@ -1395,6 +1401,28 @@ pub struct ProfileView {
     pub hint: ::prost::alloc::string::String,
     #[prost(bool, tag = "9")]
     pub stable_identity: bool,
+    /// What its tasks have to declare, by the words that refusals use.
+    #[prost(string, repeated, tag = "10")]
+    pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The lowest tier of its tasks: `low`, `medium` or `high`.
+    #[prost(string, tag = "11")]
+    pub risk: ::prost::alloc::string::String,
+    /// `end` or `quarantine`.
+    #[prost(string, tag = "12")]
+    pub on_failure: ::prost::alloc::string::String,
+    /// Which profiles children may have; any if it is absent.
+    #[prost(message, optional, tag = "13")]
+    pub delegates_to: ::core::option::Option<Names>,
+    #[prost(message, optional, tag = "14")]
+    pub reach: ::core::option::Option<Reach>,
+    /// The widest scope, and the largest budget.
+    #[prost(message, optional, tag = "15")]
+    pub scope: ::core::option::Option<Scope>,
+    #[prost(message, optional, tag = "16")]
+    pub budget: ::core::option::Option<Budget>,
+    /// The longest life of a task; 0 for none.
+    #[prost(uint64, tag = "17")]
+    pub max_task_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ApplyProfilesRequest {
@@ -1409,6 +1437,12 @@ pub struct ApplyProfilesResponse {
     /// Profiles whose tasks were ended.
     #[prost(string, repeated, tag = "2")]
     pub gone: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Owners whose tasks were ended, unless somebody took them.
+    #[prost(string, repeated, tag = "3")]
+    pub left: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What is different, for people.
+    #[prost(string, repeated, tag = "4")]
+    pub differences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DiagnoseRequest {

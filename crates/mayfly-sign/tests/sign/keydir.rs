@@ -7,8 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mayfly_core::{Span, TrustDomain};
-use mayfly_sign::{KeyDirError, KeyRing, RotationPolicy, SignError};
+use mayfly_core::{Kind, Span, TrustDomain};
+use mayfly_sign::{AuthorityOrder, KeyDirError, KeyRing, RotationPolicy, SignError, Standing};
 
 use crate::common::{NOW, TTL, domain};
 
@@ -100,6 +100,31 @@ fn a_ring_comes_back_as_it_was_after_every_step() {
         assert_eq!(again.poll_timeout(), ring.poll_timeout());
         assert_eq!(home.names().len(), 1 + ring.authorities().len(), "old keys are removed");
     }
+}
+
+#[test]
+fn what_an_operator_ordered_is_there_after_a_restart() {
+    let home = Home::new();
+    let format = || {
+        let text = fs::read_to_string(home.state()).expect("a state");
+        text.contains("\"format\": 2")
+    };
+    let mut ring = load(&home.dir).expect("a ring");
+    let old = ring.signer().x509().key_id().to_owned();
+    for order in [AuthorityOrder::Prepare, AuthorityOrder::Activate(None)] {
+        ring.order(Kind::X509, &order, NOW).expect("it may");
+        assert_eq!(load(&home.dir).expect("a ring").authorities(), ring.authorities());
+    }
+    assert!(!format(), "the version before can read it");
+    ring.order(Kind::X509, &AuthorityOrder::Taint(old.clone()), NOW).expect("it may");
+    let again = load(&home.dir).expect("a ring").authorities();
+    assert_eq!(again, ring.authorities());
+    assert!(again.iter().any(|one| matches!(one.standing, Standing::Tainted(_))));
+    assert!(format(), "the version before would take it for trusted");
+    ring.order(Kind::X509, &AuthorityOrder::Revoke(old.clone()), NOW).expect("it may");
+    assert_eq!(load(&home.dir).expect("a ring").authorities(), ring.authorities());
+    assert!(!home.names().iter().any(|name| name.contains(&old)), "its key is gone");
+    assert!(!format());
 }
 
 #[test]
@@ -196,8 +221,8 @@ fn keys_of_another_trust_domain_are_refused() {
 #[test]
 fn a_later_format_is_refused_and_named() {
     let home = Home::new();
-    fs::write(home.state(), r#"{"format": 2, "keys": "elsewhere"}"#).expect("written");
-    assert!(matches!(home.refusal(), KeyDirError::FutureFormat { found: 2, known: 1, .. }));
+    fs::write(home.state(), r#"{"format": 3, "keys": "elsewhere"}"#).expect("written");
+    assert!(matches!(home.refusal(), KeyDirError::FutureFormat { found: 3, known: 2, .. }));
 }
 
 #[test]

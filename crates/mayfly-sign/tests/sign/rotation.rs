@@ -1,9 +1,9 @@
 //! R12: twenty credential lives with rotations in them, and nobody is refused.
 
-use mayfly_core::{Grant, Kind, Serial, Slot, Span, Timestamp, Window, grant::planted};
+use mayfly_core::{Denial, Grant, Kind, Serial, Slot, Span, Timestamp, Window, grant::planted};
 use mayfly_sign::{
-    JwtSvid, KeyRing, LeafKey, RotationPolicy, RotationStep, SignError, Standing, X509Svid, jwt,
-    x509,
+    AuthorityOrder, JwtSvid, KeyRing, LeafKey, OrderError, RotationPolicy, RotationStep, SignError,
+    Standing, X509Svid, jwt, x509,
 };
 
 use crate::common::{NOW, domain, id, verify, webpki};
@@ -169,6 +169,85 @@ fn the_bundle_lists_the_active_authority_first() {
             (Kind::Jwt, Standing::Active),
         ]
     );
+}
+
+/// The key ids of one kind, by standing.
+fn ids(ring: &KeyRing, kind: Kind) -> Vec<(String, &'static str)> {
+    let all = ring.authorities().into_iter().filter(|one| one.kind == kind);
+    all.map(|one| {
+        let standing = match one.standing {
+            Standing::Active => "active",
+            Standing::Prepared => "prepared",
+            Standing::Old(_) => "old",
+            Standing::Tainted(_) => "tainted",
+        };
+        (one.key_id, standing)
+    })
+    .collect()
+}
+
+/// Whichever was refused; `None` if it was not.
+fn denied(outcome: Result<Option<RotationStep>, OrderError>) -> Option<Denial> {
+    match outcome {
+        Err(OrderError::Denied(denial)) => Some(denial),
+        Err(OrderError::Failed(_)) | Ok(_) => None,
+    }
+}
+
+#[test]
+fn an_operators_orders_go_in_their_order_and_no_other() {
+    for kind in [Kind::X509, Kind::Jwt] {
+        let mut ring = new_ring();
+        let first = ids(&ring, kind)[0].0.clone();
+        let mut order = |order: AuthorityOrder| (ring.order(kind, &order, NOW), ids(&ring, kind));
+        let name = |id: &str| id.to_owned();
+
+        assert_eq!(
+            denied(order(AuthorityOrder::Activate(None)).0),
+            Some(Denial::AuthorityNotPrepared)
+        );
+        for refused in [AuthorityOrder::Taint(name(&first)), AuthorityOrder::Revoke(name(&first))] {
+            assert_eq!(denied(order(refused).0), Some(Denial::AuthorityActive));
+        }
+        let (step, after) = order(AuthorityOrder::Prepare);
+        let second = after[1].0.clone();
+        assert_eq!(step.expect("made"), Some(RotationStep::Prepared(kind, second.clone())));
+        assert_eq!(order(AuthorityOrder::Prepare).0.expect("there is one"), None);
+        for refused in [AuthorityOrder::Taint(name(&second)), AuthorityOrder::Revoke(name(&second))]
+        {
+            assert_eq!(denied(order(refused).0), Some(Denial::AuthorityNotOld));
+        }
+        let unknown = order(AuthorityOrder::Activate(Some("nobody".to_owned()))).0;
+        assert_eq!(denied(unknown), Some(Denial::AuthorityUnknown));
+        let (step, after) = order(AuthorityOrder::Activate(Some(second.clone())));
+        assert_eq!(step.expect("it may"), Some(RotationStep::Activated(kind, second.clone())));
+        assert_eq!(after, [(second.clone(), "active"), (first.clone(), "old")]);
+        let again = order(AuthorityOrder::Activate(Some(second.clone()))).0;
+        assert_eq!(again.expect("it signs already"), None);
+        let old = order(AuthorityOrder::Activate(Some(first.clone()))).0;
+        assert_eq!(denied(old), Some(Denial::AuthorityNotPrepared));
+
+        let (step, after) = order(AuthorityOrder::Taint(first.clone()));
+        assert_eq!(step.expect("it may"), Some(RotationStep::Tainted(kind, first.clone())));
+        assert_eq!(after, [(second.clone(), "active"), (first.clone(), "tainted")]);
+        assert_eq!(order(AuthorityOrder::Taint(first.clone())).0.expect("it is"), None);
+        let (step, after) = order(AuthorityOrder::Revoke(first.clone()));
+        assert_eq!(step.expect("it may"), Some(RotationStep::Revoked(kind, first.clone())));
+        assert_eq!(after, [(second, "active")], "it is published no more");
+        let again = order(AuthorityOrder::Revoke(first)).0;
+        assert_eq!(denied(again), Some(Denial::AuthorityUnknown));
+    }
+}
+
+#[test]
+fn a_tainted_authority_is_withdrawn_when_its_time_comes_and_the_clock_goes_on() {
+    let mut ring = new_ring();
+    ring.order(Kind::X509, &AuthorityOrder::Prepare, NOW).expect("a successor");
+    ring.order(Kind::X509, &AuthorityOrder::Activate(None), NOW).expect("it signs");
+    let old = ids(&ring, Kind::X509)[1].0.clone();
+    ring.order(Kind::X509, &AuthorityOrder::Taint(old.clone()), NOW).expect("tainted");
+    let steps = ring.handle_timeout(NOW.plus(Span(2 * TTL.0 + 1))).expect("steps");
+    assert_eq!(steps, [RotationStep::Retired(Kind::X509, old)]);
 }
 
 #[test]

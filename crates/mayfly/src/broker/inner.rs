@@ -17,7 +17,6 @@ use tonic::service::Routes;
 
 use super::{
     BrokerError, Running,
-    opening::vanished_profiles,
     sights::{eyes, reconcile, report_sightings},
 };
 use crate::{
@@ -27,10 +26,13 @@ use crate::{
     desk::{LocalDesk, Policy},
     driver::{Driver, Inbox, Message},
     federation::{Federations, Poller},
-    keeper::{Keeper, Signed},
+    keeper::{self, Keeper, Signed},
     means::{Machine, SocketOrder},
     measures::{self, Commits},
-    office::{About, LocalOffice},
+    office::{
+        About, LocalOffice,
+        policy::{changed, owners_of_live_tasks, vanished_profiles},
+    },
     seal::FeedSeal,
     signers::{Keys, Signers},
     svids::Svids,
@@ -89,9 +91,9 @@ impl Inner {
         let mut registrar = Registrar::replay(charter, Some(opened.snapshot), []);
         let revoked = registrar.revocations().clone();
         let gone = vanished_profiles(&registrar, &config.profiles);
-        let epoch = config.profiles.epoch();
-        let (left, transfers) = Default::default();
-        registrar.handle(now, Event::PolicyChanged { epoch, gone, left, transfers });
+        let held = owners_of_live_tasks(&registrar);
+        let left = config.profiles.left_of(held.iter().map(String::as_str));
+        registrar.handle(now, changed(&config.profiles, gone, left));
         let (watcher, sightings) = Watcher::new(EYES_MAX, SIGHTINGS_MAX);
         let watcher = reconcile(&mut registrar, watcher, now);
         let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -145,6 +147,7 @@ impl Inner {
     ) -> Seams {
         let (bundles, bundles_seen) = (self.bundles.clone(), self.bundles.subscribe());
         let (authorities, authorities_seen) = watch::channel(Vec::new());
+        let (orders, orders_heard) = mpsc::channel(keeper::ORDERS_MAX);
         let (published, published_seen) = watch::channel(Arc::default());
         let mut keeper = Keeper {
             ring,
@@ -155,6 +158,8 @@ impl Inner {
             crl: self.crl,
             crl_dir: about.paths.crls(),
             published,
+            orders: orders_heard,
+            svids: Arc::clone(&self.svids),
             inbox: self.inbox.clone(),
             clock: Arc::clone(clock),
             signed: Signed::default(),
@@ -176,7 +181,7 @@ impl Inner {
             (self.inbox.clone(), self.sockets, Arc::clone(clock)),
             (Arc::clone(&policy), Arc::new(config.rights)),
             (Arc::new(all_seeing), Arc::clone(&near)),
-            (authorities_seen, self.board),
+            (authorities_seen, orders, self.board),
             about.clone(),
         );
         let witness = LocalWitness::new(

@@ -1,8 +1,6 @@
 //! What is there before anybody is served: profiles, store, keys, and what was noticed about them.
 
-use std::collections::BTreeSet;
-
-use mayfly_core::{Registrar, Span, Timestamp};
+use mayfly_core::{Span, Timestamp};
 use mayfly_sign::{KeyRing, RotationPolicy};
 use mayfly_store::{IndexReport, OpenOptions, OpenReport, Store};
 
@@ -61,19 +59,6 @@ pub(super) fn open_keys(
     };
     let url = config.public_url.as_deref().map(mayfly_sign::PublicUrl::parse).transpose()?;
     Ok((ring.with_public_url(url), config.ca_ttl.min(config.jwt_key_ttl)))
-}
-
-/// Profiles of live tasks that are no longer in the configuration.
-pub(super) fn vanished_profiles(
-    registrar: &Registrar,
-    profiles: &mayfly_policy::Profiles,
-) -> Vec<String> {
-    let live = registrar.tasks().filter(|task| !task.state.is_ended());
-    let names = live.map(|task| &task.terms.profile);
-    // The broker's own stands in no edition and ends with its process, like the one of the last run.
-    let names = names.filter(|name| *name != mayfly_policy::own::PROFILE);
-    let gone: BTreeSet<_> = names.filter(|name| profiles.find(name).is_none()).cloned().collect();
-    gone.into_iter().collect()
 }
 
 pub(super) fn notices(report: &OpenReport) -> Vec<String> {

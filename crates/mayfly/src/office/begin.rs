@@ -1,13 +1,15 @@
-//! Beginning a task by name: what is asked before the registrar is, and what a No of its is about.
+//! Beginning tasks by name, and what becomes of them by word: what is asked before the registrar is, and
+//! what a No of its is about.
 
+use mayfly_attest::Process;
 use mayfly_core::{
-    Author, Begin, Bounds, Denial, Event, Holder, Mandate, Registrar, Scope, Task, TaskId, Terms,
-    Timestamp,
+    Author, Begin, Bounds, Denial, Event, Holder, Mandate, Registrar, Scope, Task, TaskId,
+    TaskVersion, Terms, Ticket, Timestamp,
 };
 use mayfly_policy::Profiles;
-use mayfly_serve::office::{BeginWish, Begun, Refusal};
+use mayfly_serve::office::{BeginWish, Begun, HolderWish, Order, Refusal};
 
-use super::{LocalOffice, holder, refusal};
+use super::{LocalOffice, refusal};
 use crate::{clock, driver::No};
 
 /// What is kept of a wish to explain a No.
@@ -24,8 +26,6 @@ impl LocalOffice {
         if let Some(begun) = self.begun_before(&wish).await? {
             return Ok(begun);
         }
-        // A profile that is taken away meanwhile may not be begun behind its tasks' end.
-        let _edition = self.0.applying.read().await;
         let profiles = self.0.policy.current();
         let terms = profiles.terms(&wish.profile).cloned().ok_or_else(|| {
             let known: Vec<_> = profiles.names().collect();
@@ -61,10 +61,29 @@ impl LocalOffice {
         let luck = clock::task_id();
         let asked = |ticket| Event::BeginAsked { ticket, begin, luck };
         match self.0.inbox.order(asked).await {
-            Ok((task, _)) => self.begun(task).await,
+            Ok((task, _)) => {
+                self.hold_to_edition(profiles.epoch()).await?;
+                self.begun(task).await
+            }
             Err(No::Denied(denial)) => Err(self.explained(denial, &sketch).await),
             Err(no @ No::Reconsider) => Err(no.into()),
         }
+    }
+
+    pub(super) async fn order(
+        &self,
+        task: TaskId,
+        order: Order,
+        author: Author,
+    ) -> Result<TaskVersion, Refusal> {
+        let event = move |ticket: Ticket| match order {
+            Order::End(cause) => Event::EndAsked { ticket, task, cause, author },
+            Order::Heartbeat => Event::HeartbeatHeard { ticket, task },
+            Order::Amend(amendment) => Event::AmendAsked { ticket, task, amendment, author },
+            Order::Quarantine => Event::QuarantineAsked { ticket, task, author },
+            Order::Release => Event::ReleaseAsked { ticket, task, author },
+        };
+        Ok(self.0.inbox.order(event).await?.1)
     }
 
     /// What this very wish began before. Asked first of all: the answer stays the same when the process
@@ -220,4 +239,21 @@ fn beyond_parent(sketch: &Sketch, parent: &Task) -> Option<&'static str> {
     } else {
         Some("budget")
     }
+}
+
+fn holder(wish: HolderWish) -> Result<Holder, Refusal> {
+    let key = |pid| {
+        let process = Process::open(pid);
+        let process =
+            process.map_err(|e| refusal(Denial::HolderUnfit, format!("process {pid}: {e}")));
+        process.map(|process| process.key())
+    };
+    Ok(match wish {
+        HolderWish::Lineage(pid) => Holder::Lineage(key(pid)?),
+        HolderWish::Process(pid) => Holder::Process(key(pid)?),
+        HolderWish::Cgroup(path) => Holder::Cgroup(path),
+        HolderWish::Socket => Holder::Socket,
+        HolderWish::Lease => Holder::Lease,
+        HolderWish::Job => Holder::Job,
+    })
 }
