@@ -379,3 +379,45 @@ async fn the_orchestrator_of_the_examples_runs() {
     let job = within("the job", orchestrator::job(&client)).await.expect("it works");
     assert_eq!((&job["attempts"], &job["cause"]), (&2.into(), &"completed".into()), "{job}");
 }
+
+/// A command elsewhere is known by its SVID, does what its role says, and is told what it may not.
+#[tokio::test]
+async fn a_command_elsewhere_shows_its_svid_and_has_the_rights_of_its_role() {
+    let port = crate::dial::free_port();
+    let site = Site::new(&crate::stand::configuration(&format!(
+        r#"
+[broker]
+listen = "{port}"
+
+[[role]]
+role = "orchestrator"
+subjects = ["spiffe://example.org/met*"]
+profiles = ["booth"]
+"#
+    )));
+    let broker = site.start().await;
+    // Away from the data directory: all that it has are an address and the Workload API.
+    let elsewhere = async |words: &[&str]| {
+        let mut command = site.command(words);
+        command
+            .env("MAYFLY_DATA_DIR", site.root().join("none"))
+            .env("MAYFLY_ENDPOINT", format!("https://{port}"))
+            .env("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", site.socket().display()));
+        within("a command elsewhere", command.output()).await.expect("it starts")
+    };
+    let begun = elsewhere(&["task", "begin", "--as", "booth", "--output", "json"]).await;
+    assert!(begun.status.success(), "{begun:?}");
+    let begun: Value = serde_json::from_slice(&begun.stdout).expect("JSON");
+    let task = begun["task"].as_str().expect("a task");
+    for (words, said) in [
+        (vec!["task", "begin", "--as", "errand", "--lease", "5s"], "not_entitled"),
+        (vec!["quarantine", task], "not_entitled"),
+    ] {
+        let refused = elsewhere(&words).await;
+        assert_eq!(refused.status.code(), Some(4), "{words:?}: {refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(said), "{words:?}: {refused:?}");
+    }
+    let ended = elsewhere(&["task", "end", task]).await;
+    assert!(ended.status.success(), "{ended:?}");
+    drop(broker);
+}
