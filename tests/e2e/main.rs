@@ -17,6 +17,7 @@ mod broker_api;
 mod chaos;
 mod churn;
 mod ci;
+mod cli;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/den.rs"]

@@ -2,13 +2,14 @@
 # Real SPIFFE clients against Mayfly.
 #
 #   MAYFLY=path/to/mayfly tests/interop/run.sh all | python go helper java rust node
-#                                             | nginx postgres envoy broker supervisor
+#                                             | nginx postgres envoy broker supervisor examples
 #
 # Each client runs twice: until it has seen its SVID rotate, and until it has seen its task end because
 # an operator revoked it. check.py judges what it printed. A language without its toolchain is skipped,
 # loudly. nginx and PostgreSQL are no clients but servers that read what `mayfly sidecar` writes: each has
 # a Mayfly of its own and says in one line how long it believed a client whose task had ended. Envoy does the
 # same with what it is told by SDS. The supervisor begins and ends a thousand tasks on processes of its own.
+# `examples` are the programs of examples/, with a Mayfly of their own.
 # KEEP=1 leaves the working directories behind.
 set -euo pipefail
 
@@ -17,7 +18,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lib.sh"
 
 languages=(python go helper java rust node)
-servers=(nginx postgres envoy broker supervisor)
+servers=(nginx postgres envoy broker supervisor examples)
 patience=60
 passed=0 failed=0 skipped=0
 

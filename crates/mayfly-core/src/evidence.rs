@@ -214,6 +214,7 @@ fn is_below(own: &str, root: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dwelling::CgroupKey;
 
     #[test]
     fn a_selector_splits_into_kind_and_value() {
@@ -238,5 +239,19 @@ mod tests {
         assert!(!caller.holds(&Holder::Cgroup("/a/b".into())));
         assert!(caller.holds(&Holder::Cgroup("/a/bc".into())));
         assert!(caller.holds(&Holder::Cgroup("/a".into())));
+    }
+
+    #[test]
+    fn a_container_that_was_started_anew_holds_nothing_of_the_first() {
+        let run = |inode| {
+            let cgroup = CgroupKey { boot: [0; 16], inode, path: "/docker/a".into() };
+            Box::new(Container { id: "a".into(), cgroup })
+        };
+        let caller = Caller { container: Some(run(2)), ..Caller::default() };
+        assert!(!caller.holds(&Holder::Container(run(1))));
+        assert!(caller.holds(&Holder::Container(run(2))));
+        let at = |path| caller.dwellings_at(path).collect::<Vec<_>>();
+        assert_eq!(at("/docker/a"), [Holder::Container(run(2))]);
+        assert_eq!(at("/docker"), []);
     }
 }

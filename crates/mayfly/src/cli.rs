@@ -9,6 +9,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 mod authority;
+mod context;
 pub(crate) mod demo;
 mod doctor;
 mod error;
@@ -25,6 +26,7 @@ mod task;
 mod up;
 mod yaml;
 
+pub(crate) use context::Context;
 use error::{CliError, complain, report};
 
 const EXIT_CODES: &str = "\
@@ -44,6 +46,10 @@ struct Cli {
     /// [default: $XDG_RUNTIME_DIR/mayfly, else ~/.local/share/mayfly]
     #[arg(long, global = true, env = "MAYFLY_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// A broker elsewhere: unix:///PATH/tasks.sock, or https://HOST:PORT with our own SVID
+    /// [default: that of the data directory]
+    #[arg(long, global = true, env = "MAYFLY_ENDPOINT", value_name = "URI")]
+    endpoint: Option<String>,
     /// How results are printed
     #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -118,21 +124,12 @@ pub(crate) fn words() -> clap::Command {
     Cli::command()
 }
 
-/// What every command needs to find the broker.
-#[derive(Clone, Debug)]
-pub(crate) struct Context {
-    /// The broker's data directory.
-    pub(crate) data_dir: PathBuf,
-    /// How to print.
-    pub(crate) output: Output,
-}
-
 /// Parses the command line and carries it out.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let context = match cli.data_dir.or_else(default_data_dir) {
-        Some(data_dir) => Context { data_dir, output: cli.output },
+        Some(data_dir) => Context { data_dir, endpoint: cli.endpoint, output: cli.output },
         None => return fail("no home directory: name one with `--data-dir DIR`"),
     };
     if let Command::Hold(args) = cli.command {

@@ -39,7 +39,9 @@ use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use mayfly_core::SpiffeId;
-use mayfly_proto::mayfly::v1::{self as wire, tasks_client::TasksClient};
+use mayfly_proto::mayfly::v1::{
+    self as wire, operator_client::OperatorClient, tasks_client::TasksClient,
+};
 use mayfly_verify::{
     Authorize, Endpoint, Follower, InvalidEndpoint, Party, Patience, WorkloadClient, X509Source,
 };
@@ -72,6 +74,7 @@ const BROKER_PATH: &str = "/mayfly/broker";
 /// A connection to a broker's Tasks service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
+    channel: Channel,
     tasks: TasksClient<Channel>,
     patience: Duration,
     /// What renews our certificate and hears whether the broker's still stands.
@@ -108,8 +111,8 @@ impl Client {
     /// A client over a channel that is there already.
     #[must_use]
     pub fn over(channel: Channel) -> Self {
-        let tasks = TasksClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        Self { tasks, patience: PATIENCE, _own: None }
+        let tasks = TasksClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        Self { channel, tasks, patience: PATIENCE, _own: None }
     }
 
     /// How long a call is made again while nobody answers; half a minute if nothing is said.
@@ -117,6 +120,12 @@ impl Client {
     pub const fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
+    }
+
+    /// The operator's API behind the same door; it stays open for as long as this client is there.
+    pub(crate) fn operator(&self) -> OperatorClient<Channel> {
+        let operator = OperatorClient::new(self.channel.clone());
+        operator.max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     async fn local(path: PathBuf) -> Result<Self, ClientError> {

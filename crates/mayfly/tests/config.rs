@@ -26,6 +26,7 @@ fn the_reference_configuration_means_what_its_comments_say() {
     assert_eq!(config.key_storage, KeyStorage::Disk);
     assert_eq!((config.ca_ttl, config.jwt_key_ttl), (HOURS_24, HOURS_24));
     assert_eq!(config.public_url, None);
+    assert_eq!(config.dbus, None, "the system bus");
     assert_eq!(config.secret_names, Names::default());
     let partner = TrustDomain::parse("partner.example").expect("a trust domain");
     let bundle = Some(Path::new("/etc/mayfly/partner.json").to_owned());
@@ -365,6 +366,20 @@ fn a_relative_path_starts_at_the_files_own_folder() {
     assert_eq!(config.workload_socket, Path::new("/etc/mayfly/run/w.sock"));
     let bundles: Vec<_> = config.federation.iter().map(|one| one.bundle.as_deref()).collect();
     assert_eq!(bundles, [Some(Path::new("/etc/mayfly/b.pem"))]);
+}
+
+#[test]
+fn systemd_is_asked_over_a_local_bus_or_not_at_all() {
+    let local = "unix:path=/run/dbus/system_bus_socket";
+    let config = parse(&format!("[attest]\ndbus = \"{local}\"")).expect("a local bus");
+    assert_eq!(config.dbus.as_deref(), Some(local));
+    for address in
+        ["", "tcp:host=127.0.0.1,port=4000", "/run/bus", "unix:path=bus", "unixexec:path=/x"]
+    {
+        let refusal = refusal(&format!("[attest]\ndbus = \"{address}\""));
+        assert!(refusal.contains("`attest.dbus` has to be an address"), "{address}: {refusal}");
+    }
+    assert!(refusal("[attest]\nbus = \"x\"").contains("unknown field `bus`"));
 }
 
 #[test]

@@ -74,7 +74,11 @@ fn over(task: &Task) -> Denial {
         return Denial::TaskEnded;
     };
     let over_its_head = match cause {
-        Cause::Revoked | Cause::OwnerRemoved | Cause::PolicyChange | Cause::Risk => true,
+        Cause::Revoked
+        | Cause::OwnerRemoved
+        | Cause::PolicyChange
+        | Cause::ParentNarrowed
+        | Cause::Risk => true,
         Cause::Completed
         | Cause::Failed
         | Cause::Exited
@@ -82,6 +86,7 @@ fn over(task: &Task) -> Denial {
         | Cause::Deadline
         | Cause::Superseded
         | Cause::ParentEnded
+        | Cause::BudgetSpent
         | Cause::WatcherBlind => false,
     };
     if over_its_head && !task.holder_gone { Denial::TaskRevoked } else { Denial::TaskEnded }

@@ -2595,6 +2595,17 @@ pub mod operator_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// One task. A task id is never used twice, so this means the same task for ever.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskReference {
+    /// 32 lower-case hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Which version of the task is meant: the reference stops meaning anything when the task is amended.
+    /// 0 is whichever is current.
+    #[prost(uint32, tag = "2")]
+    pub version: u32,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BeginRequest {
     #[prost(string, tag = "1")]
@@ -3759,15 +3770,4 @@ pub mod tasks_server {
     impl<T> tonic::server::NamedService for TasksServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
-}
-/// One task. A task id is never used twice, so this means the same task for ever.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct TaskReference {
-    /// 32 lower-case hexadecimal digits.
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
-    /// Which version of the task is meant: the reference stops meaning anything when the task is amended.
-    /// 0 is whichever is current.
-    #[prost(uint32, tag = "2")]
-    pub version: u32,
 }

@@ -68,7 +68,7 @@ pub(crate) async fn authority(context: &Context, args: AuthorityArgs) -> Result<
         AuthorityCommand::Taint(change) => ("taint", change),
         AuthorityCommand::Revoke(change) => ("revoke", change),
     };
-    let mut client = admin::connect(&context.data_dir).await?;
+    let mut client = context.operator().await?;
     let request = wire::ChangeAuthorityRequest {
         kind: change.kind.as_str().to_owned(),
         order: order.to_owned(),
@@ -92,7 +92,7 @@ pub(crate) async fn authority(context: &Context, args: AuthorityArgs) -> Result<
 }
 
 async fn show(context: &Context, kind: Option<Kind>) -> Result<(), CliError> {
-    let mut client = admin::connect(&context.data_dir).await?;
+    let mut client = context.operator().await?;
     let status = client.get_status(wire::GetStatusRequest {}).await;
     let mut authorities = status.map_err(admin::AdminError::from)?.into_inner().authorities;
     if let Some(kind) = kind {

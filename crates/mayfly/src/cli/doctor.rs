@@ -16,7 +16,7 @@ pub(crate) struct DoctorArgs {
 }
 
 pub(crate) async fn doctor(context: &Context, args: &DoctorArgs) -> Result<(), CliError> {
-    let mut client = admin::connect(&context.data_dir).await?;
+    let mut client = context.operator().await?;
     let status = client.get_status(wire::GetStatusRequest {}).await;
     let status = status.map_err(admin::AdminError::from)?.into_inner();
     let request = wire::DiagnoseRequest { pid: args.pid.unwrap_or(0) };
@@ -46,6 +46,7 @@ fn print_data(
         context.output,
         &json!({
             "trust_domain": status.trust_domain,
+        "node": output::maybe(&status.node),
             "issuing": status.issuing,
             "notices": status.notices,
             "workload_socket": status.workload_socket,
@@ -59,6 +60,9 @@ fn print_data(
 fn print(status: &wire::GetStatusResponse, answer: &wire::DiagnoseResponse) {
     let issuing = if status.issuing { "issuing" } else { "NOT ISSUING, see the broker's log" };
     output::line(&format!("broker    {} (pid {}), {issuing}", status.trust_domain, status.pid));
+    if !status.node.is_empty() {
+        output::line(&format!("node      {}", status.node));
+    }
     output::line(&format!("socket    unix://{}", status.workload_socket));
     for notice in &status.notices {
         output::line(&format!("notice    {notice}"));

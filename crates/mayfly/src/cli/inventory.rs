@@ -22,7 +22,7 @@ pub(crate) struct InventoryArgs {
 }
 
 pub(crate) async fn inventory(context: &Context, args: InventoryArgs) -> Result<(), CliError> {
-    let mut client = admin::connect(&context.data_dir).await?;
+    let mut client = context.operator().await?;
     let mut request = wire::InventoryRequest {
         owner: args.owner,
         profile: args.profile,

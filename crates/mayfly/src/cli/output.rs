@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use mayfly_core::Timestamp;
+use mayfly_proto::mayfly::v1 as wire;
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -137,6 +138,31 @@ pub(crate) fn shortened(text: &str, width: usize) -> String {
 /// `1 task`, `2 tasks`.
 pub(crate) fn count(n: u64, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// A scope as data. A dimension without bound is null; an empty one permits nothing.
+pub(crate) fn scope(scope: wire::Scope) -> Value {
+    let names = |names: Option<wire::Names>| names.map(|names| names.names);
+    json!({
+        "actions": names(scope.actions),
+        "resources": names(scope.resources),
+        "audiences": names(scope.audiences),
+        "tools": names(scope.tools),
+    })
+}
+
+/// A budget as data; what is not counted is null.
+pub(crate) fn budget(budget: wire::Budget) -> Value {
+    json!({
+        "issuances": budget.issuances,
+        "per_minute": budget.per_minute,
+        "attempts": budget.attempts,
+    })
+}
+
+/// How far a task may delegate.
+pub(crate) fn reach(reach: Option<wire::Reach>) -> Value {
+    reach.map_or(Value::Null, |reach| json!({ "depth": reach.depth, "children": reach.children }))
 }
 
 /// An instant as RFC 3339, to the second; empty for none.

@@ -63,51 +63,38 @@ fn check(context: &Context, file: &Path, trust_domain: &str) -> Result<(), CliEr
 
 async fn apply(context: &Context, file: &Path) -> Result<(), CliError> {
     let text = read(file)?;
-    let mut client = admin::connect(&context.data_dir).await?;
+    let mut client = context.operator().await?;
     let answer = client.apply_profiles(wire::ApplyProfilesRequest { text }).await;
     let answer = answer.map_err(admin::AdminError::from)?.into_inner();
     if context.output.is_data() {
         let value = json!({
             "epoch": answer.epoch,
             "gone": answer.gone,
-            "left": answer.left,
+            "owners_left": answer.left,
             "differences": answer.differences,
         });
         output::data(context.output, &value);
-    } else {
-        output::line(&format!("profiles applied, epoch {}", answer.epoch));
-        for difference in &answer.differences {
-            output::line(difference);
-        }
-        for name in &answer.gone {
-            output::line(&format!("profile {name} is gone, its tasks have ended"));
-        }
-        for owner in &answer.left {
-            output::line(&format!("owner {owner} is gone, with all tasks that nobody has taken"));
-        }
+        return Ok(());
+    }
+    output::line(&format!("profiles applied, epoch {}", answer.epoch));
+    for difference in &answer.differences {
+        output::line(&format!("  {difference}"));
+    }
+    for name in &answer.gone {
+        output::line(&format!("profile {name} is gone, its tasks have ended"));
+    }
+    for name in &answer.left {
+        output::line(&format!("owner {name} has left, tasks that nobody took have ended"));
     }
     Ok(())
 }
 
 async fn list(context: &Context) -> Result<(), CliError> {
-    let mut client = admin::connect(&context.data_dir).await?;
+    let mut client = context.operator().await?;
     let answer = client.list_profiles(wire::ListProfilesRequest {}).await;
     let answer = answer.map_err(admin::AdminError::from)?.into_inner();
     if context.output.is_data() {
-        let profile = |one: &wire::ProfileView| {
-            json!({
-                "name": one.name,
-                "path": one.path,
-                "owner": one.owner,
-                "binding": one.binding,
-                "selectors": one.selectors,
-                "x509_ttl_ms": one.x509_ttl_ms,
-                "jwt_ttl_ms": one.jwt_ttl_ms,
-                "hint": one.hint,
-                "identity": if one.stable_identity { "stable" } else { "task" },
-            })
-        };
-        output::data(context.output, &Value::Array(answer.profiles.iter().map(profile).collect()));
+        output::data(context.output, &Value::Array(answer.profiles.iter().map(value).collect()));
         return Ok(());
     }
     let row = |one: &wire::ProfileView| {
@@ -123,4 +110,28 @@ async fn list(context: &Context) -> Result<(), CliError> {
     let head = ["PROFILE", "PATH", "BINDING", "OWNER", "X509 TTL", "SELECTORS"];
     output::table(&head, answer.profiles.iter().map(row));
     Ok(())
+}
+
+/// A profile as data. The keys are API.
+fn value(one: &wire::ProfileView) -> Value {
+    let budget = one.budget.unwrap_or_default();
+    json!({
+        "name": one.name,
+        "path": one.path,
+        "owner": one.owner,
+        "binding": one.binding,
+        "selectors": one.selectors,
+        "x509_ttl_ms": one.x509_ttl_ms,
+        "jwt_ttl_ms": one.jwt_ttl_ms,
+        "max_task_ms": Some(one.max_task_ms).filter(|span| *span != 0),
+        "hint": one.hint,
+        "identity": if one.stable_identity { "stable" } else { "task" },
+        "requires": one.requires,
+        "risk": output::maybe(&one.risk),
+        "on_failure": output::maybe(&one.on_failure),
+        "delegates_to": one.delegates_to.as_ref().map(|names| &names.names),
+        "reach": output::reach(one.reach),
+        "scope": output::scope(one.scope.clone().unwrap_or_default()),
+        "budget": output::budget(budget),
+    })
 }

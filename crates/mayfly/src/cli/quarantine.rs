@@ -31,7 +31,7 @@ async fn order(
     order: Order,
     done: &str,
 ) -> Result<(), CliError> {
-    let mut client = admin::connect(&context.data_dir).await?;
+    let mut client = context.operator().await?;
     let QuarantineArgs { task, reason } = args;
     let request = wire::OrderTaskRequest { task: task.clone(), order: Some(order), reason };
     let answer = client.order_task(request).await.map_err(admin::AdminError::from)?.into_inner();

@@ -74,7 +74,7 @@ pub(crate) async fn revoke(context: &Context, args: RevokeArgs) -> Result<(), Cl
         RevokeTarget::Selector { selector } => Target::Selector(selector),
         RevokeTarget::Serial { serial: id } | RevokeTarget::Jti { jti: id } => Target::Serial(id),
     };
-    let mut client = admin::connect(&context.data_dir).await?;
+    let mut client = context.operator().await?;
     let (target, dry_run, reason) = (Some(target), args.dry_run, args.reason);
     let request = wire::RevokeRequest { target, dry_run, reason };
     let answer = client.revoke(request).await.map_err(admin::AdminError::from)?.into_inner();

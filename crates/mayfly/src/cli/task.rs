@@ -19,10 +19,6 @@ mod watch;
 /// Arguments of `mayfly task`.
 #[derive(Args, Debug)]
 pub(crate) struct TaskArgs {
-    /// The Tasks API: unix:///PATH/tasks.sock, or https://HOST:PORT with our own SVID
-    /// [default: that of the broker of the data directory]
-    #[arg(long, global = true, env = "MAYFLY_ENDPOINT", value_name = "URI")]
-    endpoint: Option<String>,
     #[command(subcommand)]
     command: TaskCommand,
 }
@@ -71,7 +67,7 @@ enum TaskCommand {
 }
 
 pub(crate) async fn task(context: &Context, args: TaskArgs) -> Result<(), CliError> {
-    let client = client(context, args.endpoint).await?;
+    let client = context.tasks().await?;
     match args.command {
         TaskCommand::Begin(args) => begin::begin(context, &client, *args).await,
         TaskCommand::Delegate(args) => begin::delegate(context, &client, *args).await,
@@ -85,19 +81,6 @@ pub(crate) async fn task(context: &Context, args: TaskArgs) -> Result<(), CliErr
             end(context, &client, wire::EndRequest { task, cause, reason }).await
         }
     }
-}
-
-async fn client(context: &Context, endpoint: Option<String>) -> Result<Client, CliError> {
-    let uri = match endpoint {
-        Some(uri) => uri,
-        None => {
-            let dir = std::path::absolute(&context.data_dir);
-            let dir = dir.map_err(CliError::io("cannot find the working directory"))?;
-            format!("unix://{}", dir.join("tasks.sock").display())
-        }
-    };
-    // Somebody waits at a prompt: what is not answered soon is to be said and not to be tried for long.
-    Ok(Client::connect(&uri).await?.with_patience(std::time::Duration::from_secs(5)))
 }
 
 async fn heartbeat(context: &Context, client: &Client, task: &str) -> Result<(), CliError> {

@@ -14,7 +14,9 @@ impl RawAttest {
     /// The bus that systemd is asked over, `None` for the system's own.
     pub(super) fn read(self) -> Result<Option<String>, ConfigError> {
         let local = |address: &String| {
-            ["unix:path=/", "unix:abstract="].iter().any(|kind| address.starts_with(kind))
+            let kinds = ["unix:path=/", "unix:abstract="];
+            // Several addresses may be joined by semicolons; each would have to be looked at.
+            kinds.iter().any(|kind| address.starts_with(kind)) && !address.contains(';')
         };
         match self.dbus {
             // What is believed of units may not come over a network.

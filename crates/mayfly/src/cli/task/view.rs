@@ -3,7 +3,7 @@
 use mayfly_proto::mayfly::v1 as wire;
 use serde_json::{Value, json};
 
-use crate::cli::output::{maybe, maybe_instant};
+use crate::cli::output::{self, maybe, maybe_instant};
 
 /// A task as data. The keys are API.
 pub(super) fn value(task: &wire::TaskView) -> Value {
@@ -49,27 +49,14 @@ fn when(task: &wire::TaskView) -> Value {
 }
 
 fn limits(task: &wire::TaskView) -> Value {
-    let scope = task.scope.clone().unwrap_or_default();
-    let names = |names: Option<wire::Names>| names.map(|names| names.names);
-    let budget = task.budget.unwrap_or_default();
     json!({
-        // A dimension without bound is null; an empty one permits nothing.
-        "scope": {
-            "actions": names(scope.actions),
-            "resources": names(scope.resources),
-            "audiences": names(scope.audiences),
-            "tools": names(scope.tools),
-        },
+        "scope": output::scope(task.scope.clone().unwrap_or_default()),
         "risk": maybe(&task.risk),
         "triggers": task.triggers,
-        "budget": {
-            "issuances": budget.issuances,
-            "per_minute": budget.per_minute,
-            "attempts": budget.attempts,
-        },
+        "budget": output::budget(task.budget.unwrap_or_default()),
         "issued": task.issued,
         "attempts": task.attempts,
-        "reach": task.reach.map(|reach| json!({ "depth": reach.depth, "children": reach.children })),
+        "reach": output::reach(task.reach),
         "credential_ttl_ms": task.credential_ttl_ms,
         "approval": maybe(&task.approval),
         "telemetry": maybe(&task.telemetry),
