@@ -118,5 +118,5 @@ async fn connect(socket: PathBuf) -> Result<Channel, Fault> {
 pub(crate) fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     // What is not given shows as calls that fail, and those are counted.
-    drop(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }));
+    let _not_given = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }

@@ -267,7 +267,7 @@ async fn an_end_is_answered_the_same_however_often_it_is_told() {
 #[tokio::test]
 async fn pages_hold_everything_once_and_are_for_their_own_query() {
     let (_site, _broker, _operator, api) = stage("").await;
-    let begin = |n: u32| wire::wish::Wish::Begin(keyed(&n.to_string()));
+    let begin = |n: u32| Wish::Begin(keyed(&n.to_string()));
     let outcomes = api.batch((0..25).map(begin).collect()).await.expect("a batch");
     let begun = |outcome: &Outcome| match outcome {
         Outcome::Begun(begun) => begun.task.clone(),

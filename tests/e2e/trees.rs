@@ -87,8 +87,9 @@ async fn r38_the_chain_of_three_hops_is_verified_at_the_last_and_cannot_be_chang
     within("the keys", source.ready()).await;
     let verifier = Verifier::offline(AUDIENCE, source.keys());
     let bearer = verifier.verify(&token, clock::now()).await.expect("a good token");
-    assert_eq!(bearer.claims.id.as_str(), last.spiffe_id);
-    let chain = actors(&Value::Object(bearer.claims.map.clone()));
+    let told = bearer.claims(clock::now()).expect("it stands");
+    assert_eq!(told.id.as_str(), last.spiffe_id);
+    let chain = actors(&Value::Object(told.map.clone()));
     assert_eq!(chain, [middle.spiffe_id.clone(), root.spiffe_id.clone()], "the nearest outermost");
     let view = api.get(&last.task).await.expect("it is there");
     assert_eq!((view.parent.as_str(), view.root.as_str()), (&*middle.task, &*root.task));

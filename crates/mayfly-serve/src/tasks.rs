@@ -369,7 +369,12 @@ pub(crate) fn object(wish: &BeginWish) -> Object {
 /// nothing on another, or something else.
 pub(crate) fn check_holder(is_here: bool, holder: &HolderWish) -> Result<(), Refusal> {
     let is_anywhere = match holder {
-        HolderWish::Lineage(_) | HolderWish::Process(_) | HolderWish::Cgroup(_) => false,
+        HolderWish::Lineage(_)
+        | HolderWish::Process(_)
+        | HolderWish::Cgroup(_)
+        | HolderWish::Unit(_)
+        | HolderWish::Container(_)
+        | HolderWish::Pod(_) => false,
         HolderWish::Socket | HolderWish::Lease | HolderWish::Job => true,
     };
     if is_here || is_anywhere {

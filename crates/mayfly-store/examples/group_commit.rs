@@ -35,8 +35,14 @@ fn record(number: u64) -> Record {
     let slot = Slot(u32::try_from(number % (1 << 24)).unwrap_or(0));
     let serial = Serial::new(Place { window: Window::of(not_after), slot }, number);
     let task = TaskId::from_bytes([7; 16]);
-    let fact =
-        Fact::Promised { task, version: TaskVersion(1), kind: Kind::X509, serial, not_after };
+    let fact = Fact::Promised {
+        task,
+        version: TaskVersion(1),
+        kind: Kind::X509,
+        serial,
+        not_after,
+        count: (0, 0),
+    };
     Record { at, fact }
 }
 

@@ -67,7 +67,11 @@ impl Sought {
             Holder::Unit(_) | Holder::Container(_) | Holder::Pod(_) => {
                 self.dwellings.store(true, Ordering::Relaxed);
             }
-            Holder::Process(_) | Holder::Cgroup(_) | Holder::Socket | Holder::Lease => {}
+            Holder::Process(_)
+            | Holder::Cgroup(_)
+            | Holder::Socket
+            | Holder::Lease
+            | Holder::Job => {}
         }
     }
 

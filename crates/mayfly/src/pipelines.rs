@@ -269,6 +269,8 @@ impl Inner {
         let _seat = self.seats.try_acquire().map_err(|_full| Denial::Overloaded)?;
         self.owned(task, &token).await?;
         drop(token);
+        // By its own token.
+        let author = Author { by: format!("task:{task}"), why: String::new() };
         self.inbox
             .order(|ticket| Event::EndAsked { ticket, task, cause, author })
             .await

@@ -71,6 +71,13 @@ impl Registrar {
         self.tasks.values()
     }
 
+    /// The tasks behind `last` in the order of their names. Long listings are read in many turns, so that
+    /// nobody waits for one.
+    pub fn tasks_after(&self, last: Option<TaskId>) -> impl Iterator<Item = &Task> {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.tasks.range((from, Bound::Unbounded)).map(|(_, task)| task)
+    }
+
     /// A task and those above it, the nearest first.
     pub fn line_of(&self, id: TaskId) -> impl Iterator<Item = &Task> {
         let above = |task: &&Task| task.parent.and_then(|parent| self.tasks.get(&parent));

@@ -63,6 +63,13 @@ impl Reason {
             | Denial::OwnerUnknown
             | Denial::NodeUnknown
             | Denial::AuthorityUnknown
+            | Denial::AuthorityActive
+            | Denial::AuthorityNotPrepared
+            | Denial::AuthorityNotOld
+            | Denial::OidcTokenInvalid
+            | Denial::OidcTokenReplayed
+            | Denial::OidcNotPermitted
+            | Denial::OidcIssuerUnavailable
             | Denial::ExceedsProfile
             | Denial::ExceedsParent
             | Denial::NotNarrower

@@ -131,7 +131,9 @@ fn an_authority_is_prepared_then_active_then_old_then_gone() {
                 RotationStep::Retired(of, _) if *of == kind => retired += 1,
                 RotationStep::Prepared(..)
                 | RotationStep::Activated(..)
-                | RotationStep::Retired(..) => {}
+                | RotationStep::Retired(..)
+                | RotationStep::Tainted(..)
+                | RotationStep::Revoked(..) => {}
             }
         }
         assert!(prepared.len() - activated.len() <= 1);

@@ -116,14 +116,16 @@ impl LocalOffice {
     async fn shows(&self, holder: &Holder, selector: &Selector) -> bool {
         let (pids, wanted) = match holder {
             Holder::Process(key) | Holder::Lineage(key) => (vec![key.pid], Some(*key)),
-            Holder::Cgroup(path) => {
-                if selector.kind() == "unix:cgroup" && selector.value() == path {
-                    return true;
-                }
-                (mayfly_attest::members(path, MEMBERS_MAX).unwrap_or_default(), None)
-            }
+            Holder::Cgroup(path) => (members(path), None),
+            Holder::Unit(unit) => (members(&unit.cgroup.path), None),
+            Holder::Container(container) => (members(&container.cgroup.path), None),
+            Holder::Pod(pod) => (members(&pod.cgroup.path), None),
             Holder::Socket | Holder::Lease | Holder::Job => return false,
         };
+        let names_it = selector.kind() == "unix:cgroup";
+        if names_it && matches!(holder, Holder::Cgroup(path) if selector.value() == path) {
+            return true;
+        }
         for pid in pids {
             // Whoever is gone shows nothing, and a number that went to somebody else is not the holder.
             let Ok(peer) = Peer::of_pid(pid) else { continue };
@@ -138,6 +140,10 @@ impl LocalOffice {
         }
         false
     }
+}
+
+fn members(path: &str) -> Vec<i32> {
+    mayfly_attest::members(path, MEMBERS_MAX).unwrap_or_default()
 }
 
 /// A target that has been checked.
