@@ -10,7 +10,8 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use mayfly::clock;
 use mayfly_core::{Fact, Kind, Sequence, SpiffeId, TaskId, TrustDomain};
 use mayfly_verify::{
-    Endpoint, Follower, Held, KeySource, Patience, View, WorkloadClient, X509Source, jwt, x509::Leaf,
+    Endpoint, Follower, Held, KeySource, Patience, View, WorkloadClient, X509Source, jwt,
+    x509::Leaf,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::{Value, json};
