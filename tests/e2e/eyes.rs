@@ -8,7 +8,7 @@ use tonic::Code;
 
 use crate::{
     actor::{Actor, Svid},
-    common::{Broker, Operator, Site, task_of, until},
+    common::{Broker, Operator, Site, task_of, until, within},
     den::Den,
     fake_systemd::{Bus, FakeSystemd},
     stand::{AUDIENCE, is_valid, skip},
