@@ -83,7 +83,7 @@ fn every_malformed_value_is_refused_at_its_line_and_key() {
         ("owner", "\"  \""),
         ("owner", "\"a\\nb\""),
         ("owner", "[]"),
-        ("binding", "\"pod\""),
+        ("binding", "\"vm\""),
         ("binding", "\"Process\""),
         ("binding", "true"),
         ("identity", "\"shared\""),
