@@ -38,20 +38,23 @@ Exit codes:
   4  the caller is not entitled to this
 `mayfly run` exits as its command does.";
 
+/// Where options stand that every command has, so that they do not hide its own.
+const GLOBAL: &str = "Global options";
+
 /// A SPIFFE workload-credential broker in which every credential belongs to a task and dies with it.
 #[derive(Debug, Parser)]
 #[command(name = "mayfly", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     /// Where the broker keeps its state and its sockets
     /// [default: $XDG_RUNTIME_DIR/mayfly, else ~/.local/share/mayfly]
-    #[arg(long, global = true, env = "MAYFLY_DATA_DIR", value_name = "DIR")]
+    #[arg(long, global = true, env = "MAYFLY_DATA_DIR", value_name = "DIR", help_heading = GLOBAL)]
     data_dir: Option<PathBuf>,
     /// A broker elsewhere: unix:///PATH/tasks.sock, or https://HOST:PORT with our own SVID
     /// [default: that of the data directory]
-    #[arg(long, global = true, env = "MAYFLY_ENDPOINT", value_name = "URI")]
+    #[arg(long, global = true, env = "MAYFLY_ENDPOINT", value_name = "URI", help_heading = GLOBAL)]
     endpoint: Option<String>,
     /// How results are printed
-    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
+    #[arg(long, global = true, value_enum, default_value_t = Output::Table, help_heading = GLOBAL)]
     output: Output,
     #[command(subcommand)]
     command: Command,
@@ -177,7 +180,8 @@ async fn dispatch(context: Context, command: Command) -> ExitCode {
         Command::Man(args) => papers::man(&args),
         Command::Hold(args) => return run::hold(&args),
     };
-    outcome.map_or_else(report, |()| ExitCode::SUCCESS)
+    let lost = || if output::is_lost() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    outcome.map_or_else(report, |()| lost())
 }
 
 fn fail(why: &str) -> ExitCode {

@@ -24,22 +24,38 @@ enum AuthorityCommand {
     /// Make a successor and publish it, so that verifiers know it before it signs
     Prepare(Change),
     /// Let the prepared key sign from now on
-    Activate(Change),
+    Activate(Prepared),
     /// Make everything anew that this key has signed; it stays known for as long as that stands
-    Taint(Change),
+    Taint(Known),
     /// Take this key back: whatever it has signed is refused
-    Revoke(Change),
+    Revoke(Known),
 }
 
 #[derive(Args, Debug)]
 struct Change {
     /// What it signs
     kind: Kind,
-    /// Which key [default: the prepared one]
-    id: Option<String>,
     /// Why, for the log
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
+}
+
+#[derive(Args, Debug)]
+struct Prepared {
+    #[command(flatten)]
+    change: Change,
+    /// Which key [default: the prepared one]
+    #[arg(value_name = "KEY")]
+    id: Option<String>,
+}
+
+#[derive(Args, Debug)]
+struct Known {
+    #[command(flatten)]
+    change: Change,
+    /// Which key, as `mayfly authority show` names it
+    #[arg(value_name = "KEY")]
+    id: String,
 }
 
 /// What a key signs.
@@ -61,18 +77,18 @@ impl Kind {
 }
 
 pub(crate) async fn authority(context: &Context, args: AuthorityArgs) -> Result<(), CliError> {
-    let (order, change) = match args.command {
+    let (order, change, id) = match args.command {
         AuthorityCommand::Show { kind } => return show(context, kind).await,
-        AuthorityCommand::Prepare(change) => ("prepare", change),
-        AuthorityCommand::Activate(change) => ("activate", change),
-        AuthorityCommand::Taint(change) => ("taint", change),
-        AuthorityCommand::Revoke(change) => ("revoke", change),
+        AuthorityCommand::Prepare(change) => ("prepare", change, None),
+        AuthorityCommand::Activate(Prepared { change, id }) => ("activate", change, id),
+        AuthorityCommand::Taint(Known { change, id }) => ("taint", change, Some(id)),
+        AuthorityCommand::Revoke(Known { change, id }) => ("revoke", change, Some(id)),
     };
     let mut client = context.operator().await?;
     let request = wire::ChangeAuthorityRequest {
         kind: change.kind.as_str().to_owned(),
         order: order.to_owned(),
-        id: change.id.unwrap_or_default(),
+        id: id.unwrap_or_default(),
         reason: change.reason,
     };
     let answer = client.change_authority(request).await.map_err(admin::AdminError::from)?;

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use super::{CliError, Context, output};
 use crate::{admin, clock};
 
+/// As much of an intent as a row has room for; `mayfly task show` has it whole.
+const INTENT_CHARS: usize = 32;
+
 /// Arguments of `mayfly inventory`.
 #[derive(Args, Debug)]
 pub(crate) struct InventoryArgs {
@@ -74,8 +77,9 @@ fn print(mut holdings: Vec<wire::Holding>) {
         if one.task != last {
             tasks += 1;
             last = &one.task;
-            let words = [&one.task, &one.owner, &one.profile, &one.holder, &one.intent];
-            rows.push(words.into_iter().cloned().collect());
+            let words = [&one.task, &one.owner, &one.profile, &one.holder];
+            let intent = output::shortened(&one.intent, INTENT_CHARS);
+            rows.push(words.into_iter().cloned().chain([intent]).collect());
         }
         let until = output::span(one.not_after_ms.saturating_sub(now));
         let serial = format!("  {:<5} {}", one.kind, one.serial);

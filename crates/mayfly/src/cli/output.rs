@@ -1,6 +1,9 @@
 //! Tables for people, JSON and YAML for programs.
 
-use std::io::IsTerminal as _;
+use std::{
+    io::{ErrorKind, IsTerminal as _, Write as _},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use mayfly_core::Timestamp;
@@ -8,16 +11,35 @@ use mayfly_proto::mayfly::v1 as wire;
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Output, yaml};
+use super::{Output, complain, yaml};
 
 /// Screens are narrow; a table that wraps is not read.
 pub(crate) const WIDTH: u16 = 100;
 /// Whatever is this long and hexadecimal is an id.
 const ID_BYTES: usize = 32;
+/// Columns of short words are not broken as long as there is room.
+const WORD_CHARS: usize = 12;
+/// The least that a column of other words can do with.
+const WORDS_CHARS_MIN: usize = 8;
 
-#[expect(clippy::print_stdout, reason = "this is where results leave the program")]
+/// Prints a line of a result. Whoever read may be gone, as `head` soon is, or the disk is full: a broker
+/// and a sidecar go on without being heard, and everything else looks at [`is_lost`].
 pub(crate) fn line(text: &str) {
-    println!("{text}");
+    let Err(error) = writeln!(std::io::stdout().lock(), "{text}") else { return };
+    let known = lost().swap(true, Ordering::Relaxed);
+    if !known && error.kind() != ErrorKind::BrokenPipe {
+        complain(&format!("cannot write: {error}"));
+    }
+}
+
+/// Whether something could not be printed, so that what follows is of no use either.
+pub(crate) fn is_lost() -> bool {
+    lost().load(Ordering::Relaxed)
+}
+
+fn lost() -> &'static AtomicBool {
+    static LOST: AtomicBool = AtomicBool::new(false);
+    &LOST
 }
 
 /// Prints a result for programs, and says whether it was wanted like that.
@@ -52,16 +74,26 @@ pub(crate) fn paints() -> bool {
 }
 
 /// Rows under a head, without rules: they copy well. A column of ids is as wide as they are, because
-/// what a row is about is copied into the next command; what is too long elsewhere is wrapped.
+/// what a row is about is copied into the next command, and columns of short words if there is room;
+/// what is too long elsewhere is wrapped.
 pub(crate) fn lay_out(head: &[&str], rows: &[Vec<String>], paint: bool) -> Vec<String> {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_width(WIDTH).set_header(head.iter().copied());
     table.add_rows(rows.iter().map(|row| row.iter().map(|cell| clean(cell))));
     let id = |text: &String| text.len() >= ID_BYTES && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let whole = |n: usize| n == 0 || rows.iter().filter_map(|row| row.get(n)).any(id);
+    let width = |n: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(n)).map(|cell| cell.chars().count());
+        cells.chain(head.get(n).map(|name| name.chars().count())).max().unwrap_or(0)
+    };
+    let least = |n: usize| {
+        if whole(n) || width(n) <= WORD_CHARS { width(n) } else { WORDS_CHARS_MIN }
+    };
+    let fits = (0..head.len()).map(|n| least(n) + 2).sum::<usize>() <= usize::from(WIDTH);
     for (n, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
-        if n == 0 || rows.iter().filter_map(|row| row.get(n)).any(id) {
+        if whole(n) || (fits && width(n) <= WORD_CHARS) {
             column.set_constraint(ColumnConstraint::ContentWidth);
         }
     }
@@ -203,6 +235,19 @@ mod tests {
         let lines = lay_out(&["TASK", "STATE", "PARENT", "INTENT", "REASON"], &rows, false);
         assert!(lines.iter().all(|line| line.chars().count() <= usize::from(WIDTH)), "{lines:#?}");
         assert_eq!(lines.iter().filter(|line| line.matches(&task).count() == 2).count(), 1);
+    }
+
+    #[test]
+    fn short_words_are_broken_only_where_there_is_no_room() {
+        let words = ["quarantined", "errand", "team:night", "its own socket", "10m10s", "0"];
+        let mut row = vec!["0123456789abcdef".repeat(2)];
+        row.extend(words.map(str::to_owned));
+        let head = ["TASK", "STATE", "PROFILE", "OWNER", "HELD BY", "AGE", "CREDENTIALS"];
+        let lines = lay_out(&head, &[row], false);
+        assert!(lines.iter().any(|line| line.ends_with("CREDENTIALS")), "{lines:#?}");
+        assert!(lines.iter().any(|line| line.contains("quarantined")), "{lines:#?}");
+        let crowded = lay_out(&["N"; 12], &[vec!["quarantined".to_owned(); 12]], false);
+        assert!(crowded.iter().all(|line| line.chars().count() <= usize::from(WIDTH)));
     }
 
     #[test]

@@ -104,10 +104,11 @@ async fn list(context: &Context) -> Result<(), CliError> {
             one.binding.clone(),
             one.owner.clone(),
             output::span(one.x509_ttl_ms),
+            one.requires.join(" "),
             one.selectors.join(" "),
         ]
     };
-    let head = ["PROFILE", "PATH", "BINDING", "OWNER", "X509 TTL", "SELECTORS"];
+    let head = ["PROFILE", "PATH", "BINDING", "OWNER", "X509 TTL", "REQUIRES", "SELECTORS"];
     output::table(&head, answer.profiles.iter().map(row));
     Ok(())
 }
@@ -124,7 +125,7 @@ fn value(one: &wire::ProfileView) -> Value {
         "x509_ttl_ms": one.x509_ttl_ms,
         "jwt_ttl_ms": one.jwt_ttl_ms,
         "max_task_ms": Some(one.max_task_ms).filter(|span| *span != 0),
-        "hint": one.hint,
+        "hint": output::maybe(&one.hint),
         "identity": if one.stable_identity { "stable" } else { "task" },
         "requires": one.requires,
         "risk": output::maybe(&one.risk),

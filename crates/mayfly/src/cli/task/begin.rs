@@ -58,7 +58,7 @@ struct Wish {
     #[command(flatten)]
     terms: TermsArgs,
     /// What this wish is known by: told twice, it begins one task [default: random]
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     key: Option<String>,
 }
 

@@ -66,8 +66,7 @@ pub(super) struct ListArgs {
     page: String,
 }
 
-pub(super) const HEAD: [&str; 7] =
-    ["TASK", "STATE", "PROFILE", "OWNER", "HELD BY", "AGE", "CREDENTIALS"];
+pub(super) const HEAD: [&str; 7] = ["TASK", "STATE", "PROFILE", "OWNER", "HELD BY", "AGE", "CREDS"];
 
 /// A task as a row under [`HEAD`].
 pub(super) fn row(task: &wire::TaskView, now: u64) -> Vec<String> {

@@ -116,6 +116,7 @@ fn credentials(task: &wire::TaskView) {
     let now = clock::now().0;
     let row = |one: &wire::CredentialView| {
         let state = match (one.revoked_at_ms, one.not_after_ms > now) {
+            (0, true) if task.state == "quarantined" => "not while quarantined".to_owned(),
             (0, true) => format!("for {}", output::span(one.not_after_ms - now)),
             (0, false) => "expired".to_owned(),
             (_, _) => "revoked".to_owned(),
@@ -129,7 +130,11 @@ fn story(task: &wire::TaskView, timeline: &[wire::Entry]) {
     output::line("");
     let row = |entry: &wire::Entry| {
         let since = entry.at_ms.saturating_sub(task.begun_at_ms);
-        let since = if since < 10_000 { format!("+{since}ms") } else { output::span(since) };
+        let since = if since < 10_000 {
+            format!("+{since}ms")
+        } else {
+            format!("+{}", output::span(since))
+        };
         vec![entry.position.to_string(), since, entry.what.clone(), entry.detail.clone()]
     };
     output::table(&["POSITION", "AFTER", "WHAT", "DETAIL"], timeline.iter().map(row));

@@ -79,8 +79,11 @@ pub(super) fn state(task: &wire::TaskView) -> String {
     if task.cause.is_empty() { task.state.clone() } else { task.cause.clone() }
 }
 
-/// How many of its credentials stand.
+/// How many of its credentials a verifier would accept; none while it is quarantined.
 pub(super) fn live(task: &wire::TaskView, now: u64) -> usize {
+    if task.state == "quarantined" {
+        return 0;
+    }
     let stands = |c: &&wire::CredentialView| c.revoked_at_ms == 0 && c.not_after_ms > now;
     task.credentials.iter().filter(stands).count()
 }

@@ -51,6 +51,9 @@ async fn each(
             let line = format!("{at}  {what:<11}  {}  {state:<11}  {words}", task.task);
             output::line(&output::shortened(line.trim_end(), usize::from(output::WIDTH)));
         }
+        if output::is_lost() {
+            return Ok(());
+        }
     }
     Err(CliError::Other("the broker has ended the watch".to_owned()))
 }
@@ -113,16 +116,17 @@ impl Screen {
         if lines == self.drawn {
             return Ok(());
         }
-        let mut text = String::new();
+        // Cut and not wrapped by a narrow terminal, or what is drawn next would begin in the wrong line.
+        let mut text = "\u{1b}[?7l".to_owned();
         if !self.drawn.is_empty() {
-            text = format!("\u{1b}[{}A\r", self.drawn.len());
+            text = format!("{text}\u{1b}[{}A\r", self.drawn.len());
         }
         for line in &lines {
             // Cleared behind and not before, or it would flicker.
             text.push_str(line);
             text.push_str("\u{1b}[K\n");
         }
-        text.push_str("\u{1b}[J");
+        text.push_str("\u{1b}[J\u{1b}[?7h");
         self.drawn = lines;
         let mut out = std::io::stdout().lock();
         out.write_all(text.as_bytes())?;
