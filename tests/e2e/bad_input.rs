@@ -196,7 +196,10 @@ async fn operators_mistakes_are_answered_with_the_rule() {
         (vec!["task", "show", "nonsense"], "malformed"),
         (vec!["task", "show", &unknown], "task_unknown"),
         (vec!["task", "end", &unknown], "task_unknown"),
-        (vec!["task", "end", &unknown, "--cause", "boredom"], "completed, failed, revoked"),
+        (
+            vec!["task", "end", &unknown, "--cause", "boredom"],
+            "completed, failed, superseded or revoked",
+        ),
         (vec!["revoke", "serial", "12"], "malformed"),
         (vec!["revoke", "jti", "0100000000000000000000000000000000"], "serial_unknown"),
         (vec!["doctor", "--pid", "999999999"], "attestation_failed"),

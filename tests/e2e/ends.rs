@@ -66,7 +66,8 @@ async fn r14_the_holders_exit_ends_its_task() {
         let end = survivor.stream_end().await;
         assert_eq!(end.code, Code::PermissionDenied as i32, "{end:?}");
         let loot = Loot { task, svid, token };
-        let view = assert_worthless(&mut stand, &loot, "exited").await;
+        let cause = if exit == 0 { "exited" } else { "failed" };
+        let view = assert_worthless(&mut stand, &loot, cause).await;
         assert_eq!(view.exit, Some(exit));
         // The survivor belongs to nobody any more. Its user has a profile, under which it may be met
         // like anybody else; but it is not that task again.

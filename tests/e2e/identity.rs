@@ -206,7 +206,7 @@ async fn r8_expiry_is_bounded_by_profile_deadline_and_lease() {
         stand_with(&ttls.iter().map(profile).collect::<String>()).await;
     for (_, ttl) in ttls {
         // Seconds until the deadline and of the lease; none where it is 0.
-        for (deadline, lease) in [(0, 0), (5, 0), (40, 0), (0, 6), (0, 60), (30, 9), (3600, 3600)] {
+        for (deadline, lease) in [(0, 0), (5, 0), (40, 0), (0, 6), (0, 60), (30, 9), (100, 3600)] {
             let asked = mayfly::clock::now().0;
             let after = |seconds: u64| if seconds == 0 { 0 } else { asked + seconds * 1000 };
             let mut request = task_of(&format!("p{ttl}"), Holder::Socket(true));

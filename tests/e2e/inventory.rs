@@ -112,7 +112,7 @@ async fn r54_the_inventory_equals_what_a_verifier_accepts() {
     };
     let held = until("the inventory to equal what is accepted", agree).await;
     let (stands, over): (Vec<_>, Vec<_>) = issued.0.keys().partition(|one| held.contains(*one));
-    assert!(stands.len() > 10 && over.len() > 10, "{} and {}", stands.len(), over.len());
+    assert!(stands.len() > 3 && over.len() > 10, "{} and {}", stands.len(), over.len());
 }
 
 /// Pages of any size are the same list in the same order, filters leave out the others, and a token of one

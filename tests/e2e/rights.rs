@@ -298,7 +298,9 @@ async fn over_mutual_tls_an_svid_is_who_asks() {
     api.end(&agent.task, "").await.expect("ended");
     let gone = async || agents.get(&child).await.err();
     let gone = within("a refusal", gone()).await.expect("refused");
-    assert!(gone.code() == Code::Unavailable || gone.code() == Code::PermissionDenied, "{gone:?}");
+    // Its connection is torn, or it has no identity left to make another with.
+    let over = [Code::Unavailable, Code::PermissionDenied, Code::Unknown];
+    assert!(over.contains(&gone.code()), "{gone:?}");
 }
 
 #[tokio::test]

@@ -97,7 +97,7 @@ async fn run_without_a_task_runs_nothing() {
 
     broker.kill().await;
     let run = site.mayfly(&["run", "--as", "job", "--", "touch", &touch]).await;
-    assert_eq!(run.status.code(), Some(1));
+    assert_eq!(run.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&run.stderr).contains("mayfly up"), "{run:?}");
     assert!(!mark.exists());
 }

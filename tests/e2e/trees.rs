@@ -21,7 +21,7 @@ use crate::{
     api::{Api, Outcome, code, names, refused, scoped, wish},
     common::{Broker, Operator, Site, until, within},
     mirrors::claims,
-    stand::{AUDIENCE, configuration, is_valid, stand_with},
+    stand::{AUDIENCE, configuration, is_valid, stand_with, status},
 };
 
 const HOPS: &str = r#"
@@ -86,6 +86,9 @@ async fn r38_the_chain_of_three_hops_is_verified_at_the_last_and_cannot_be_chang
     let source = workload(&last).watch_jwt_bundles();
     within("the keys", source.ready()).await;
     let verifier = Verifier::offline(AUDIENCE, source.keys());
+    let domain = mayfly_core::TrustDomain::parse("example.org").expect("a name");
+    // By signature and dates alone: what is asked here is what the token says.
+    let verifier = verifier.until_expiry(domain);
     let bearer = verifier.verify(&token, clock::now()).await.expect("a good token");
     let told = bearer.claims(clock::now()).expect("it stands");
     assert_eq!(told.id.as_str(), last.spiffe_id);
@@ -307,7 +310,10 @@ async fn r41_a_tree_of_a_thousand_is_over_at_once_and_its_siblings_go_on() {
     for token in &others {
         assert!(is_valid(&broker, token).await, "a sibling");
     }
-    assert_eq!(api.list(wire::Filter::default()).await.len(), 2);
+    let mut left = api.list(wire::Filter::default()).await;
+    // The test itself was met when it asked whether tokens are good.
+    left.retain(|task| task.profile != "met");
+    assert_eq!(left.len(), 2);
 }
 
 fn agent_and_tools() -> String {
@@ -384,7 +390,10 @@ async fn r44_one_agent_has_an_identity_for_each_tool_and_each_is_revoked_alone()
 
     api.end(&agent.task, "").await.expect("ended");
     assert!(api.list(wire::Filter::default()).await.is_empty());
+    // This process has lost every identity, so somebody else has to be asked about its tokens.
+    let judge = api.begin(wish("booth", Holder::Socket(true))).await.expect("begun");
     for hint in ["agent", "tool-1", "tool-5"] {
-        assert!(!is_valid(&broker, &of(hint)).await, "{hint}");
+        let refused = workload(&judge).validate_jwt(AUDIENCE, &of(hint)).await;
+        assert_eq!(status(refused.expect_err(hint)).code(), Code::InvalidArgument);
     }
 }

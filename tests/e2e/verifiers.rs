@@ -28,7 +28,7 @@ use crate::{
     common::{Broker, Operator, Site, task_of, until, within},
     stand::stand_with,
 };
-use axum_service::AUDIENCE;
+pub(crate) use axum_service::AUDIENCE;
 use http::Method;
 
 pub(crate) const PROFILES: &str = r#"

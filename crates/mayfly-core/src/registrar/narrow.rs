@@ -128,13 +128,14 @@ impl Registrar {
     ) {
         match self.amended(id, amendment) {
             Ok((version, intent, scope)) => {
-                let answer = super::After::Acknowledge { ticket, task: id, version };
                 let scope = Box::new(scope);
                 let fact = Fact::Amended { task: id, version, intent, scope, author };
-                self.journal_then(fact, [answer]);
+                self.journal(fact);
                 let why = crate::event::Closing::Changed;
                 self.effects.push_back(crate::event::Effect::Close { task: id, why });
                 self.end_wider_children(id);
+                // The Yes is to the ends below it, too.
+                self.acknowledge(ticket, id, version);
             }
             Err(denial) if matches!(denial, Denial::JournalFailed | Denial::Overloaded) => {
                 self.withhold(ticket, denial);

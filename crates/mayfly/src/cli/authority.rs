@@ -36,7 +36,7 @@ struct Change {
     /// What it signs
     kind: Kind,
     /// Why, for the log
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
 }
 

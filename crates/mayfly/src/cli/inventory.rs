@@ -14,13 +14,13 @@ const INTENT_CHARS: usize = 32;
 #[derive(Args, Debug)]
 pub(crate) struct InventoryArgs {
     /// Only what this owner answers for
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     owner: String,
     /// Only tasks of this profile
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     profile: String,
     /// Only this task and what is below it
-    #[arg(long, value_name = "TASK", default_value = "")]
+    #[arg(long, value_name = "TASK", default_value = "", hide_default_value = true)]
     task: String,
 }
 

@@ -13,7 +13,7 @@ pub(crate) struct QuarantineArgs {
     /// The task's id
     task: String,
     /// Why, for the log
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
 }
 

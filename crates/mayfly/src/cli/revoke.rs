@@ -16,7 +16,7 @@ pub(crate) struct RevokeArgs {
     #[arg(long, global = true)]
     dry_run: bool,
     /// Why, for the log
-    #[arg(long, global = true, value_name = "TEXT", default_value = "")]
+    #[arg(long, global = true, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
 }
 

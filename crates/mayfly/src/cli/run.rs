@@ -35,10 +35,16 @@ pub(crate) struct RunArgs {
     #[arg(long = "as", value_name = "PROFILE", default_value = "dev")]
     profile: String,
     /// What the task is for, in your words
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     intent: String,
     /// The task that this one is a part of; it ends when that ends
-    #[arg(long, value_name = "TASK", env = "MAYFLY_TASK", default_value = "")]
+    #[arg(
+        long,
+        value_name = "TASK",
+        env = "MAYFLY_TASK",
+        default_value = "",
+        hide_default_value = true
+    )]
     parent: String,
     /// End the task after this time, for example 10m
     #[arg(long, value_name = "DURATION")]

@@ -61,7 +61,7 @@ enum TaskCommand {
         #[arg(long, default_value = "completed")]
         cause: String,
         /// Why, for the log
-        #[arg(long, value_name = "TEXT", default_value = "")]
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         reason: String,
     },
 }

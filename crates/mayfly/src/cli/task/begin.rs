@@ -128,10 +128,10 @@ pub(super) struct AmendArgs {
     #[command(flatten)]
     scope: ScopeArgs,
     /// Only if this is the version that holds
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     if_version: u32,
     /// Why, for the log
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
 }
 

@@ -20,22 +20,22 @@ pub(super) struct FilterArgs {
     #[arg(long)]
     all: bool,
     /// Only tasks of this profile
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     profile: String,
     /// Only tasks of this owner
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     owner: String,
     /// Only direct children of this task
-    #[arg(long, value_name = "TASK", default_value = "")]
+    #[arg(long, value_name = "TASK", default_value = "", hide_default_value = true)]
     parent: String,
     /// Only this task and what is below it
-    #[arg(long, value_name = "TASK", default_value = "")]
+    #[arg(long, value_name = "TASK", default_value = "", hide_default_value = true)]
     tree: String,
     /// Only SPIFFE IDs that begin with this
-    #[arg(long, value_name = "PREFIX", default_value = "")]
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
     spiffe_id: String,
     /// Only tasks that are active, quarantined or ended
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     state: String,
 }
 
@@ -62,7 +62,13 @@ pub(super) struct ListArgs {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: Option<u32>,
     /// Go on where the last page ended, with the same filter
-    #[arg(long, value_name = "TOKEN", default_value = "", requires = "limit")]
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        default_value = "",
+        hide_default_value = true,
+        requires = "limit"
+    )]
     page: String,
 }
 
