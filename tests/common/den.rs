@@ -18,7 +18,7 @@ pub(crate) struct Den {
 impl Den {
     /// Makes the cgroup `path`, or says why it may not be had.
     pub(crate) fn make(path: &str) -> Result<Self, String> {
-        let mounts = fs::read("/proc/self/mountinfo").expect("the kernel tells");
+        let mounts = fs::read("/proc/self/mountinfo").map_err(|error| error.to_string())?;
         let mount = parse_cgroup_mount(&mounts).ok_or("there is no cgroup v2 hierarchy")?;
         if mount.root != "/" {
             return Err("only a part of the hierarchy is mounted".to_owned());

@@ -61,7 +61,7 @@ async fn revoking_hits_what_a_dry_run_counts_and_says_why() {
 
     let team = operator.revoke_for(Target::Owner("team".to_owned()), (false, "")).await;
     assert_eq!(team.expect("revoked"), (1, 2));
-    assert!(!is_valid(&broker, &beside.token).await);
+    assert_eq!(operator.state(&beside.task).await.1, "revoked");
 }
 
 /// All that is held here ends, and the broker's own task does not: who hears of it otherwise?

@@ -74,9 +74,7 @@ fn spell(fact: &Fact) -> proto::record::Fact {
         Fact::Resumed { task, author } => {
             Out::Resumed(proto::Resumed { task: name(task), author: spell_author(author) })
         }
-        Fact::Transferred { task, owner } => {
-            Out::Transferred(proto::Transferred { task: name(task), owner: owner.clone() })
-        }
+        Fact::Transferred { task, owner } => Out::Transferred(transferred(task, owner)),
         Fact::Renewed { task, lease_until } => {
             Out::Renewed(proto::Renewed { task: name(task), lease_until_ms: lease_until.0 })
         }
@@ -112,6 +110,10 @@ fn spell(fact: &Fact) -> proto::record::Fact {
             Out::Noted(proto::Noted { what: what.clone(), detail: detail.clone() })
         }
     }
+}
+
+fn transferred(task: &TaskId, owner: &str) -> proto::Transferred {
+    proto::Transferred { task: task.as_bytes().to_vec(), owner: owner.to_owned() }
 }
 
 /// Only called for [`Fact::Began`]; apart from [`spell`] because it is as long as the rest.

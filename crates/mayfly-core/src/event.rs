@@ -94,6 +94,10 @@ impl Begin {
 
 /// Something happened.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "what is large is as frequent as the rest; a box would cost every one"
+)]
 pub enum Event {
     /// An attested caller wants to know which identities it has. Tasks are opened on first contact.
     Met {
@@ -272,6 +276,10 @@ pub enum Closing {
 
 /// Something to be done, in this order.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "what is large is as frequent as the rest; a box would cost every one"
+)]
 pub enum Effect {
     /// Append this record; answer with [`Event::Journaled`].
     Journal(Sequence, Record),

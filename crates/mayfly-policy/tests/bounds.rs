@@ -1,5 +1,9 @@
 //! What a profile demands of its tasks and allows them, and who is accountable.
-#![expect(clippy::expect_used, reason = "a test that cannot run should stop")]
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_in_result,
+    reason = "a test that cannot run should stop, whatever it would have returned"
+)]
 
 use mayfly_core::{Bounds, Budget, Extent, OnFailure, Part, PolicyEpoch, Reach, Tier, TrustDomain};
 use mayfly_policy::{InvalidProfiles, Problem, Profiles, limits};

@@ -21,6 +21,7 @@ mod secret;
     unused_qualifications,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
+    clippy::large_enum_variant,
     clippy::missing_errors_doc,
     clippy::too_many_lines,
     reason = "what prost and tonic generate follows their style, not ours"

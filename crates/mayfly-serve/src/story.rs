@@ -20,9 +20,9 @@ pub(crate) fn tell(fact: &Fact) -> (&'static str, String) {
             let cause = cause.map(|cause| cause.to_string());
             let with = (task != by).then(|| format!("with {by}"));
             let what: Vec<_> = cause.into_iter().chain(with).collect();
-            ("quarantined", format!("{}{}", what.join(" "), said_by(author)))
+            ("quarantined", alone(&format!("{}{}", what.join(" "), said_by(author))))
         }
-        Fact::Resumed { author, .. } => ("released", said_by(author)),
+        Fact::Resumed { author, .. } => ("released", alone(&said_by(author))),
         Fact::Transferred { owner, .. } => ("transferred", format!("to {owner}")),
         Fact::Renewed { lease_until, .. } => ("renewed", format!("until {} ms", lease_until.0)),
         Fact::Amended { version, intent, author, .. } => {
@@ -38,6 +38,11 @@ pub(crate) fn tell(fact: &Fact) -> (&'static str, String) {
         ),
         Fact::Noted { what, detail } => ("noted", format!("{what} {detail}")),
     }
+}
+
+/// What stands alone, and so is not joined to anything.
+fn alone(text: &str) -> String {
+    text.trim_start_matches([',', ':', ' ']).to_owned()
 }
 
 /// On whose word, and why, where somebody's it was.

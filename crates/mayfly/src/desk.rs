@@ -1,6 +1,6 @@
 //! The desk of one machine: judges evidence, asks the driver, and words the answer for `serve`.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use mayfly_core::{
@@ -28,27 +28,38 @@ use crate::{
 
 /// Times a caller is judged again because the profiles moved under it, before it is told to come back.
 const RECONSIDERATIONS_MAX: usize = 8;
+/// How long an edition that the registrar knows may take until it is judged by.
+const EDITION_MAX: Duration = Duration::from_secs(1);
 
 /// The profiles in force, replaced whole.
 #[derive(Debug)]
-pub struct Policy(RwLock<Arc<Profiles>>);
+pub struct Policy(watch::Sender<Arc<Profiles>>);
 
 impl Policy {
     /// Starts with `profiles`.
     #[must_use]
     pub fn new(profiles: Profiles) -> Self {
-        Self(RwLock::new(Arc::new(profiles)))
+        Self(watch::Sender::new(Arc::new(profiles)))
     }
 
     /// The profiles in force.
     #[must_use]
     pub fn current(&self) -> Arc<Profiles> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.borrow())
     }
 
     /// Puts `profiles` in force.
     pub fn replace(&self, profiles: Arc<Profiles>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = profiles;
+        self.0.send_replace(profiles);
+    }
+
+    /// Waits until there is another edition than `epoch`: the registrar hears of one first, and whoever
+    /// asks in between would be sent round in a circle.
+    pub async fn after(&self, epoch: PolicyEpoch) {
+        let mut editions = self.0.subscribe();
+        let newer = editions.wait_for(|profiles| profiles.epoch() != epoch);
+        // It is there in a moment, or never: then the caller hears that it should try again.
+        let _patience = tokio::time::timeout(EDITION_MAX, newer).await.is_ok();
     }
 }
 
@@ -133,7 +144,7 @@ impl LocalDesk {
                     });
                     return Ok(introduced.collect());
                 }
-                Err(No::Reconsider) => {}
+                Err(No::Reconsider) => self.policy.after(epoch).await,
                 Err(No::Denied(denial)) => return Err(denial),
             }
         }

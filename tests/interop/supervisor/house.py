@@ -64,13 +64,16 @@ class Broker:
             text = text.replace(f"@{name}@", str(value))
         config = work / "supervisor.toml"
         config.write_text(text)
-        self.process = await asyncio.create_subprocess_exec(
-            program, "up", "--data-dir", self.data, "--config", config,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        # It warns of each credential that is shown after its end, and the verifier shows them all.
+        said = work / "mayfly.err"
+        with open(said, "wb") as errors:
+            self.process = await asyncio.create_subprocess_exec(
+                program, "up", "--data-dir", self.data, "--config", config,
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=errors,
+            )  # fmt: skip
         line = await asyncio.wait_for(self.process.stdout.readline(), START_SECONDS)
         if not line.startswith(b"ready"):
-            raise SystemExit("mayfly did not become ready")
+            raise SystemExit(f"mayfly did not become ready: {said.read_text()}")
         self.pid = self.process.pid
         self.socket = self.data / "workload.sock"
         return self

@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 
-import grpc
 import house
 
 AUDIENCE = "supervisor"
@@ -216,14 +215,15 @@ class Supervisor:
         return ours
 
     async def take_stock(self, profile):
-        try:
-            stock = await self.operator_wire.Inventory(self.operator.InventoryRequest(profile=profile))
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
-                raise
-            print("NOT CHECKED: this broker serves no inventory")
-        else:
-            self.claims.hold("the inventory is empty", not stock.holdings, list(stock.holdings[:2]))
+        holdings, page = [], ""
+        while True:
+            request = self.operator.InventoryRequest(profile=profile, page_token=page)
+            stock = await self.operator_wire.Inventory(request, timeout=CALL_SECONDS)
+            holdings += stock.holdings
+            page = stock.next_page_token
+            if not page:
+                break
+        self.claims.hold("the inventory is empty", not holdings, holdings[:2])
 
 
 async def log_of(wish, broker):

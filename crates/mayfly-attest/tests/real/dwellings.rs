@@ -107,7 +107,7 @@ fn a_name_that_imitates_a_container_further_down_is_not_believed() {
 
 #[test]
 fn what_only_resembles_a_container_is_none() {
-    let short = &ID[..12];
+    let short = ID.get(..12).expect("an id is longer");
     let long = format!("{ID}0");
     let upper = ID.to_uppercase();
     let mut paths: Vec<String> = [

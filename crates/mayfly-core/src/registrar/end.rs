@@ -187,9 +187,10 @@ impl Registrar {
         self.acknowledge(ticket, by, version);
     }
 
-    /// A task that goes on has to be seen: an eye that was blind is opened anew, or fails once more.
+    /// A task that goes on has to be seen: an eye that was blind is opened anew, or fails once more, and
+    /// a holder that went while nobody cared is missed at once.
     fn look_again(&mut self, id: TaskId) {
-        if let Some(task) = self.tasks.get_mut(&id).filter(|task| task.unseen) {
+        if let Some(task) = self.tasks.get_mut(&id).filter(|task| !task.holder.is_nobody()) {
             task.unseen = false;
             let holder = task.holder.clone();
             self.effects.push_back(Effect::Watch { task: id, holder });
@@ -283,7 +284,10 @@ impl Registrar {
         for (_, place) in &task.places {
             self.places.remove(place);
         }
-        if let Some(wish) = task.key {
+        if let Some(wish) = task.key
+            && self.keys.get(&wish.key) == Some(&id)
+        {
+            // After a replay the key may be a later task's already.
             self.keys.remove(&wish.key);
         }
         self.tasks.remove(&id);

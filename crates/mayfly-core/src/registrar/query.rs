@@ -217,6 +217,10 @@ impl Registrar {
             task.holder_gone = false;
             task.unseen = false;
             task.children.clear();
+            if task.state.is_ended() {
+                // Attempts are counted for jobs that may have more.
+                task.attempts = 0;
+            }
             (task.id, task)
         });
         Memory {

@@ -106,8 +106,8 @@ fn r43_a_window_ends_job_and_attempt() {
 fn r43_a_completed_attempt_closes_the_job() {
     let mut bench = Bench::new();
     bench.begin(task(1), job(None));
-    for number in 2..=4 {
-        assert_eq!(bench.refused(task(number), attempt(number as u64)), None);
+    for (number, nth) in (2..=4).zip(2..) {
+        assert_eq!(bench.refused(task(number), attempt(nth)), None);
         assert_eq!(bench.cause(task(1)), None);
         let cause = if number == 4 { Cause::Completed } else { Cause::Failed };
         bench.end_as(task(number), cause);

@@ -26,7 +26,9 @@ pub(crate) fn reaches(extent: &Extent, word: &str) -> bool {
     match extent {
         Extent::Any => true,
         Extent::Only(names) => names.iter().any(|name| match name.find('*') {
-            Some(at) => word.len() >= at && word.as_bytes()[..at] == name.as_bytes()[..at],
+            Some(at) => {
+                word.as_bytes().get(..at).is_some_and(|own| name.as_bytes().starts_with(own))
+            }
             None => word == name,
         }),
     }

@@ -97,7 +97,8 @@ mod tests {
         let (wish, _) = read("a", &token).expect("its own");
         let (at, of) = wish.after.expect("a place");
         assert_eq!((at, of.to_string()), (task, serial));
-        for (owner, token) in [("b", token.as_str()), ("a", "x"), ("a", &token[..40]), ("a", "-")] {
+        let cut = token.get(..40).unwrap();
+        for (owner, token) in [("b", token.as_str()), ("a", "x"), ("a", cut), ("a", "-")] {
             let refused = read(owner, token).expect_err("another query's, or nobody's");
             assert!(refused.message().starts_with("page_invalid"), "{refused:?}");
         }

@@ -98,6 +98,7 @@ impl Drop for Sleeper {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is what stands in a request")]
 fn packed(type_url: &str, value: Vec<u8>) -> Option<WorkloadReference> {
     let any = prost_types::Any { type_url: type_url.to_owned(), value };
     Some(WorkloadReference { reference: Some(any) })

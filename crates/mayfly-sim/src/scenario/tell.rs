@@ -18,8 +18,7 @@ impl Stage {
         match line.verb.as_str() {
             "tick" => Ok(Vec::new()),
             "begin" => {
-                let begin = begin(line)?;
-                one(Event::BeginAsked { ticket, begin, luck: task(line.word(0)?)? })
+                one(Event::BeginAsked { ticket, begin: begin(line)?, luck: task(line.word(0)?)? })
             }
             "meet" => self.meet(line).map(|event| vec![event]),
             "ask" => self.ask(line).map(|event| vec![event]),

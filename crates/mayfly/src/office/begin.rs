@@ -110,7 +110,14 @@ impl LocalOffice {
             task: id,
             version: task.version,
             spiffe_id: task.spiffe_id,
-            socket: if own_socket { about.paths.task_socket(id) } else { shared() },
+            // Nobody can be a job's workload.
+            socket: if task.holder == Holder::Job {
+                std::path::PathBuf::new()
+            } else if own_socket {
+                about.paths.task_socket(id)
+            } else {
+                shared()
+            },
             deadline: task.deadline,
             lease_until: task.lease_until,
         })
@@ -179,6 +186,9 @@ impl LocalOffice {
         } else if denial == Denial::DelegationNotPermitted {
             let above = parent.map(|parent| parent.terms.profile).unwrap_or_default();
             return unnamed_in(&above, profile);
+        } else if denial == Denial::HolderUnfit {
+            let binding = sketch.terms.binding.name();
+            format!("tasks of the profile `{profile}` are bound by {binding}")
         } else if denial == Denial::DeadlineTooLate {
             let most = sketch.terms.task_ttl.map(mayfly_policy::duration::format);
             most.map(|most| format!("`max_task` of the profile `{profile}` is {most}"))
