@@ -67,14 +67,14 @@ fn the_reference_says_who_orchestrates_and_silence_says_nobody() {
     let job = Object::Profile { name: "job", path: "/elsewhere" };
     let web = Object::Profile { name: "web", path: "/shop/web" };
     let sandbox = Object::Profile { name: "sandbox", path: "/lab/sandbox" };
-    for who in [Principal::User(1000), Principal::Spiffe(supervisor)] {
+    for who in [Principal::User(1001), Principal::Spiffe(supervisor)] {
         for (object, wanted) in [(job, true), (web, true), (sandbox, false)] {
             assert_eq!(rights.judge(&who, Act::Begin, object).is_ok(), wanted, "{who} {object:?}");
             assert!(rights.judge(&who, Act::Release, object).is_err(), "{who} {object:?}");
         }
     }
     let silent = parse("").expect("nothing is fine").rights;
-    assert!(silent.judge(&Principal::User(1000), Act::Read, job).is_err());
+    assert!(silent.judge(&Principal::User(1001), Act::Read, job).is_err());
 }
 
 #[test]
