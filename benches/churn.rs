@@ -5,6 +5,7 @@
 //! them in this process. The rate goes up until it is not held. Each step has a broker of its own.
 //! `benches/README.md` says what is in each figure. The last line is one JSON object.
 
+#[expect(dead_code, reason = "the disk is not asked by itself here")]
 mod measure;
 
 #[path = "churn/house.rs"]

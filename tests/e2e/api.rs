@@ -163,6 +163,7 @@ pub(crate) fn scoped(profile: &str, scope: wire::Scope) -> wire::BeginRequest {
     wire::BeginRequest { declaration: Some(declaration), ..wish(profile, Holder::Socket(true)) }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is what stands in a scope")]
 pub(crate) fn names(names: &[&str]) -> Option<wire::Names> {
     Some(wire::Names { names: names.iter().map(|name| (*name).to_owned()).collect() })
 }

@@ -445,6 +445,7 @@ fn is_there(program: &str) -> bool {
 /// The example job, step by step with `sh` and curl as its runner would, and everything it could have
 /// left anywhere.
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a job's story from its first step to its last")]
 async fn r57_a_job_leaves_nothing_behind() {
     if let Some(missing) = ["sh", "curl", "jq", "grep"].into_iter().find(|name| !is_there(name)) {
         return skip(&format!("r57_a_job_leaves_nothing_behind needs {missing}"));

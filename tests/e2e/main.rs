@@ -20,6 +20,7 @@ mod ci;
 mod cli;
 #[path = "../common/mod.rs"]
 mod common;
+#[expect(dead_code, reason = "its path is asked for by the tests of the eyes")]
 #[path = "../common/den.rs"]
 mod den;
 mod dial;

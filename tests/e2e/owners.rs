@@ -16,8 +16,8 @@ fn owned_by(owner: &str, more: &str) -> String {
     let whole = configuration("").replace("socket = \"workload.sock\"", "");
     let booth =
         whole.replace("selectors = []\nowner = \"team\"", "selectors = []\nowner = \"OWNER\"");
-    let profiles = &booth[booth.find("[[profile]]").expect("profiles")..];
-    format!("{more}\n{}", profiles.replace("OWNER", owner))
+    let (_, profiles) = booth.split_once("[[profile]]").expect("profiles");
+    format!("{more}\n[[profile]]{}", profiles.replace("OWNER", owner))
 }
 
 async fn entry(operator: &Operator, task: &str, what: &str) -> String {

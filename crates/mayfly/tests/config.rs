@@ -218,7 +218,7 @@ fn point_89_brokers_are_listed_by_exact_name_and_with_what_they_may_do() {
     let named = |id: &str| with("[\"pid\"]").replace("spiffe://example.org/o", id);
     for (text, wanted) in [
         ("[broker_api]".to_owned(), "`broker_api.broker` has to name at least one broker"),
-        (with("[\"pid\"]").repeat(1) + &with("[\"pid\"]").replace("[broker_api]\n", ""), "twice"),
+        (with("[\"pid\"]") + &with("[\"pid\"]").replace("[broker_api]\n", ""), "twice"),
         (format!("[broker_api]\n{BROKER}"), "missing field `references`"),
         (with("[]"), "has to name \"pid\", \"task\" or both"),
         (with("[\"kubernetes\"]"), "knows \"pid\" and \"task\", not `kubernetes`"),

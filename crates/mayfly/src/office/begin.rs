@@ -181,7 +181,7 @@ impl LocalOffice {
                 .map(|what| format!("{what}: wider than the profile `{profile}`"))
                 .unwrap_or_default()
         } else if denial == Denial::ExceedsParent {
-            let wider = parent.as_ref().and_then(|parent| beyond_parent(sketch, parent));
+            let wider = parent.as_ref().map(|parent| beyond_parent(sketch, parent));
             wider.map(|what| format!("{what}: wider than the parent")).unwrap_or_default()
         } else if denial == Denial::DelegationNotPermitted {
             let above = parent.map(|parent| parent.terms.profile).unwrap_or_default();
@@ -226,24 +226,24 @@ fn beyond_profile(sketch: &Sketch, parent: Option<&Task>, bounds: &Bounds) -> Op
 }
 
 /// In what a wish goes beyond its parent.
-fn beyond_parent(sketch: &Sketch, parent: &Task) -> Option<&'static str> {
+fn beyond_parent(sketch: &Sketch, parent: &Task) -> &'static str {
     let (told, above) = (&sketch.mandate, &parent.mandate);
     let scope = mayfly_core::Dimension::ALL.into_iter().find(|of| {
         let extent = told.scope.extent(*of);
         extent.is_told() && !extent.is_within(above.scope.extent(*of))
     });
     if let Some(dimension) = scope {
-        return Some(dimension.name());
+        return dimension.name();
     }
     let depth = |reach: mayfly_core::Reach| reach.depth < parent.reach().depth;
     let wide = |reach: mayfly_core::Reach| reach.children <= parent.reach().children;
     if sketch.deadline.zip(parent.deadline).is_some_and(|(own, above)| own > above) {
-        Some("deadline")
+        "deadline"
     } else if told.ttl.zip(above.ttl).is_some_and(|(own, above)| own > above) {
-        Some("credential_ttl")
+        "credential_ttl"
     } else if told.reach.is_some_and(|reach| !depth(reach) || !wide(reach)) {
-        Some("reach")
+        "reach"
     } else {
-        Some("budget")
+        "budget"
     }
 }
