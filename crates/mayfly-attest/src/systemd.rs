@@ -3,7 +3,7 @@
 //! A unit's end is systemd's to tell: it knows of units without processes, of runs that follow one
 //! another in the same cgroup, and of exit codes. But a bus can be missing, lost or slow, and an end
 //! must not be lost with it. So this is one voice of two: while it speaks it decides, and when it is
-//! silent the unit's cgroup does (see [`crate::watch`]).
+//! silent the unit's cgroup does (see `watch.rs`).
 //!
 //! Signals are only news. What they say is never believed; whoever hears one asks again, so a signal
 //! that was lost, doubled or late can do no harm.
