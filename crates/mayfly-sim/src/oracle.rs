@@ -41,6 +41,8 @@ pub(crate) use uphold;
 #[derive(Debug)]
 struct Ward {
     task: TaskId,
+    /// Who asked for it, if somebody did: of two quarantines of one task each has its own answer.
+    by: Option<Ticket>,
     /// Known to be on disk.
     acknowledged: bool,
     /// Releases that were asked for and are not answered.

@@ -33,7 +33,7 @@ enum Wish {
     Credential { serial: Option<Serial> },
     Begin { task: TaskId, key: Option<RequestKey> },
     End { task: TaskId },
-    Quarantine { task: TaskId },
+    Quarantine,
     Release,
     Other,
 }
@@ -316,7 +316,7 @@ impl World {
             | Wish::Meet { .. }
             | Wish::Begin { .. }
             | Wish::End { .. }
-            | Wish::Quarantine { .. }
+            | Wish::Quarantine
             | Wish::Release
             | Wish::Other => {
                 Err(Violation { law: "P2", what: "what was never signed is released".into() })
@@ -335,7 +335,7 @@ impl World {
             | Wish::Credential { .. }
             | Wish::Begin { .. }
             | Wish::End { .. }
-            | Wish::Quarantine { .. }
+            | Wish::Quarantine
             | Wish::Other => {}
         }
         Ok(())
@@ -358,7 +358,7 @@ impl World {
                 self.introduced.push(Basis { task, version, epoch: self.epoch });
             }
             Wish::End { task } => self.oracle.end_acknowledged(task)?,
-            Wish::Quarantine { task } => self.oracle.quarantined(task),
+            Wish::Quarantine => self.oracle.quarantined(ticket),
             Wish::Release => self.oracle.released_from_quarantine(ticket, Ok(())),
             Wish::Other => {}
             Wish::Meet { .. } | Wish::Credential { .. } => {

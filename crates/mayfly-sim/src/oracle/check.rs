@@ -39,8 +39,8 @@ impl Oracle {
     }
 
     /// An operator asks for a quarantine by name.
-    pub(crate) fn hears_quarantine(&mut self, task: TaskId) {
-        self.wards.push(Ward { task, acknowledged: false, releasing: Vec::new() });
+    pub(crate) fn hears_quarantine(&mut self, task: TaskId, by: Option<Ticket>) {
+        self.wards.push(Ward { task, by, acknowledged: false, releasing: Vec::new() });
     }
 
     /// An operator asks for the release of `task`.
@@ -51,8 +51,8 @@ impl Oracle {
     }
 
     /// The answer to a quarantine: from here on it has to hold.
-    pub(crate) fn quarantined(&mut self, task: TaskId) {
-        for ward in self.wards.iter_mut().filter(|ward| ward.task == task) {
+    pub(crate) fn quarantined(&mut self, by: Ticket) {
+        for ward in self.wards.iter_mut().filter(|ward| ward.by == Some(by)) {
             ward.acknowledged = true;
         }
     }

@@ -2,8 +2,8 @@
 //! journal.
 
 use mayfly_core::{
-    Budget, Extent, Fact, Holder, Mandate, OnFailure, Reach, RequestKey, Scope, Span, TaskId, Tier,
-    Timestamp, limits, task::Terms,
+    Budget, Extent, Fact, Holder, Mandate, OnFailure, Reach, RequestKey, Scope, Span, TaskId,
+    Ticket, Tier, Timestamp, task::Terms,
 };
 
 use super::{Oracle, Violation, uphold};
@@ -57,17 +57,17 @@ impl Oracle {
         if !self.quarantines(task) {
             self.hears_end(task);
         } else if exit.is_some_and(|code| code != 0) {
-            self.hears_quarantine(task);
+            self.hears_quarantine(task, None);
         } else if !self.is_suspended(task) {
             self.hears_end(task);
         }
     }
 
     /// Somebody says that a task failed. Tells whether that quarantines it.
-    pub(crate) fn hears_failure(&mut self, task: TaskId) -> bool {
+    pub(crate) fn hears_failure(&mut self, task: TaskId, by: Option<Ticket>) -> bool {
         let quarantines = self.quarantines(task);
         if quarantines {
-            self.hears_quarantine(task);
+            self.hears_quarantine(task, by);
         } else {
             self.hears_end(task);
         }
@@ -90,7 +90,7 @@ impl Oracle {
         let left = self.left.contains(&terms.owner);
         uphold!(!left, "P12", "{task} was begun for {}, who has left", terms.owner);
         if let Some(key) = key {
-            self.key_is_free(*task, key, at)?;
+            self.key_is_free(*task, key)?;
         }
         let Some(parent) = parent else { return Ok(()) };
         self.below(*task, *parent, (mandate, *deadline))?;
@@ -169,12 +169,12 @@ impl Oracle {
         Ok(())
     }
 
-    /// A key begins a second task only when the first is over and may be forgotten.
-    fn key_is_free(&self, id: TaskId, wish: &RequestKey, at: Timestamp) -> Checked {
+    /// A key begins a second task only when the first is over.
+    fn key_is_free(&self, id: TaskId, wish: &RequestKey) -> Checked {
         for other in self.facts().filter_map(|fact| of_key(fact, wish)) {
             let over = self.journal.iter().any(|record| {
+                // A clock that was set forward for a while has forgotten earlier than records tell.
                 matches!(&record.fact, Fact::Ended { task, .. } if *task == other.0)
-                    && record.at.plus(limits::FORGET_AFTER) <= at
             });
             uphold!(over, "P4", "one key began {} and {id}", other.0);
         }

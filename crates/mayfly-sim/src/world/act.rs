@@ -131,8 +131,8 @@ impl World {
             return Ok(());
         } else if cause != Cause::Failed {
             self.oracle.hears_end(task);
-        } else if self.oracle.hears_failure(task) {
-            wish = Wish::Quarantine { task };
+        } else if self.oracle.hears_failure(task, Some(ticket)) {
+            wish = Wish::Quarantine;
         }
         self.ask(ticket, wish, Event::EndAsked { ticket, task, cause, author: Author::default() })
     }
@@ -141,13 +141,13 @@ impl World {
         let Some(task) = self.rng.pick(&self.tasks).copied() else {
             return Ok(());
         };
-        if self.registrar.is_some() {
-            self.oracle.hears_quarantine(task);
-        }
         let ticket = self.ticket();
+        if self.registrar.is_some() {
+            self.oracle.hears_quarantine(task, Some(ticket));
+        }
         self.ask(
             ticket,
-            Wish::Quarantine { task },
+            Wish::Quarantine,
             Event::QuarantineAsked { ticket, task, author: Author::default() },
         )
     }

@@ -37,7 +37,7 @@ impl World {
         if self.registrar.is_none() {
             return Ok(());
         }
-        self.oracle.hears_failure(task);
+        self.oracle.hears_failure(task, None);
         self.tell(Event::WatcherBlinded { task })
     }
 
