@@ -108,3 +108,8 @@ pub(crate) fn free_port() -> SocketAddr {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     socket.local_addr().expect("an address")
 }
+
+/// Whether a call failed because its connection did, and not by an answer: no server has said so.
+pub(crate) fn was_torn(status: &tonic::Status) -> bool {
+    std::error::Error::source(status).is_some()
+}

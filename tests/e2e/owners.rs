@@ -137,10 +137,6 @@ async fn r16_a_task_that_fails_is_quarantined_where_its_profile_says_so() {
         let end = survivor.stream_end().await;
         assert_eq!(end.code, Code::PermissionDenied as i32, "{end:?}");
         assert!(!is_valid(&broker, &token).await);
-        let unseen = operator.show(&task).await.expect("it is remembered").0;
-        if how.is_some() && unseen.state == "ended" && unseen.exit.is_none() {
-            continue; // It was buried too late for its exit to be seen, so nobody knows that it failed.
-        }
         if let Some(cause) = cause {
             assert!(end.message.starts_with("task_quarantined"), "{end:?}");
             assert_eq!(operator.state(&task).await.0, "quarantined");
@@ -150,7 +146,6 @@ async fn r16_a_task_that_fails_is_quarantined_where_its_profile_says_so() {
             assert_eq!(operator.state(&task).await, ("ended".into(), "exited".into()));
         }
     }
-    assert!(quarantined.len() >= 2, "one that was seen to fail, and one that was said to");
     drop(operator);
     broker.kill().await;
     let broker = site.start().await;
@@ -159,7 +154,7 @@ async fn r16_a_task_that_fails_is_quarantined_where_its_profile_says_so() {
         assert_eq!(operator.state(task).await.0, "quarantined", "a restart releases nobody");
         assert!(!is_valid(&broker, token).await);
     }
-    let (mut alive, with_holder, its_token) = quarantined.pop().expect("four of them");
+    let (mut alive, with_holder, its_token) = quarantined.pop().expect("three of them");
     operator.release(&with_holder).await.expect("an operator may");
     assert_eq!(operator.state(&with_holder).await.0, "active");
     assert!(is_valid(&broker, &its_token).await);

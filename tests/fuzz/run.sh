@@ -43,5 +43,6 @@ shift 2
 build "$target"
 # The journal's target writes files, and what it looks for is not in the disk.
 [ -w /dev/shm ] && export TMPDIR=/dev/shm
-exec "$binary" -max_total_time="$seconds" -max_len=8192 -timeout=10 -rss_limit_mb=2048 \
+# Its thousand lines of progress would hide everything else: what was done is told at the end.
+exec "$binary" -verbosity=0 -max_total_time="$seconds" -max_len=8192 -timeout=10 -rss_limit_mb=2048 \
     -print_final_stats=1 -artifact_prefix="$crashes/" "$@" "$found" "../corpus/$target"

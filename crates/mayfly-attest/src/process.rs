@@ -162,7 +162,9 @@ impl Process {
     pub fn exit(&self) -> Option<Exit> {
         let reaped = || info(&self.pidfd).ok().and_then(|info| info.exit);
         let status = reaped().or_else(|| {
-            let zombie = read_stat(self.key.pid).ok().filter(|stat| stat.state == b'Z');
+            // `X` is a zombie that is being reaped: its parent has it, and the pidfd does not yet know.
+            let dead = |stat: &Stat| matches!(stat.state, b'Z' | b'X');
+            let zombie = read_stat(self.key.pid).ok().filter(dead);
             let zombie = zombie.filter(|_| may_see(self.key.pid));
             reaped().or_else(|| self.exists().then(|| zombie.map(|stat| stat.exit)).flatten())
         })?;

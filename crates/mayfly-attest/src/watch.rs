@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, io, os::fd::OwnedFd, time::Duration};
 
 use mayfly_core::{
-    dwelling::Unit,
+    dwelling::{CgroupKey, Unit},
     evidence::{Holder, ProcessKey},
     id::TaskId,
 };
@@ -14,13 +14,14 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc,
     task::{AbortHandle, JoinSet},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use crate::{
     cgroup,
     error::AttestError,
     kernel::sleep_on,
+    members::members,
     peer::Peer,
     process::{Exit, Process},
     systemd::{Systemd, Word, written_invocation},
@@ -28,6 +29,8 @@ use crate::{
 
 /// How often systemd is asked about a unit in which no process lives but which it says goes on.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a process that has left its cgroup is given to be dead.
+const DYING_MAX: Duration = Duration::from_millis(100);
 
 /// Why a holder is not being watched.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +52,11 @@ pub enum Seen {
         exit: Option<Exit>,
     },
     /// No process is left in the cgroup or below it, or the cgroup is gone.
-    CgroupEmptied,
+    CgroupEmptied {
+        /// How its main process ended, where there was one and the kernel tells us: the only process
+        /// that lived there when the watch began.
+        exit: Option<Exit>,
+    },
     /// systemd says that this run of the unit is over.
     UnitEnded {
         /// How its main process ended, where systemd tells us.
@@ -121,10 +128,10 @@ impl Watcher {
         }
         let eye = match &holder {
             Holder::Process(key) | Holder::Lineage(key) => Eye::on_process(key, peer),
-            Holder::Cgroup(path) => Eye::on_cgroup(cgroup::open_events(path)),
+            Holder::Cgroup(path) => Eye::on_cgroup(path, cgroup::open_events(path)),
             Holder::Unit(unit) => Eye::on_unit(unit, self.systemd.as_ref()),
-            Holder::Container(it) => Eye::on_cgroup(cgroup::open_events_of(&it.cgroup)),
-            Holder::Pod(it) => Eye::on_cgroup(cgroup::open_events_of(&it.cgroup)),
+            Holder::Container(it) => Eye::on_key(&it.cgroup),
+            Holder::Pod(it) => Eye::on_key(&it.cgroup),
             Holder::Socket | Holder::Lease | Holder::Job => return Ok(()),
         };
         let eye = eye.map_err(WatchError::Blind)?;
@@ -194,11 +201,11 @@ pub fn is_alive(holder: &Holder) -> Result<bool, AttestError> {
     }
 }
 
-/// One descriptor to sleep on, or the news that there is nothing to wait for.
+/// What to sleep on, or the news that there is nothing to wait for.
 #[derive(Debug)]
 enum Eye {
-    Process(AsyncFd<OwnedFd>, ProcessKey),
-    Cgroup(AsyncFd<OwnedFd>),
+    Process(Deathbed),
+    Cgroup(AsyncFd<OwnedFd>, Option<Deathbed>),
     Unit(AsyncFd<OwnedFd>, Box<Unit>, Systemd),
     Already(Seen),
 }
@@ -212,21 +219,28 @@ impl Eye {
         let Some(process) = process else {
             return Ok(Self::Already(Seen::ProcessExited { exit: None }));
         };
-        let eye = sleep_on(process.into_pidfd(), Interest::READABLE);
-        Ok(Self::Process(eye.map_err(no_epoll)?, *key))
+        Ok(Self::Process(Deathbed::of(process)?))
     }
 
-    fn on_cgroup(events: Result<Option<OwnedFd>, AttestError>) -> Result<Self, AttestError> {
+    fn on_key(key: &CgroupKey) -> Result<Self, AttestError> {
+        Self::on_cgroup(&key.path, cgroup::open_events_of(key))
+    }
+
+    fn on_cgroup(
+        path: &str,
+        events: Result<Option<OwnedFd>, AttestError>,
+    ) -> Result<Self, AttestError> {
         let Some(events) = events? else {
-            return Ok(Self::Already(Seen::CgroupEmptied));
+            return Ok(Self::Already(Seen::CgroupEmptied { exit: None }));
         };
-        Ok(Self::Cgroup(sleep_on(events, Interest::PRIORITY).map_err(no_epoll)?))
+        let events = sleep_on(events, Interest::PRIORITY).map_err(no_epoll)?;
+        Ok(Self::Cgroup(events, sole_member(path).map(Deathbed::of).transpose()?))
     }
 
     fn on_unit(unit: &Unit, systemd: Option<&Systemd>) -> Result<Self, AttestError> {
-        let eye = Self::on_cgroup(cgroup::open_events_of(&unit.cgroup))?;
+        let eye = Self::on_key(&unit.cgroup)?;
         Ok(match (eye, systemd) {
-            (Self::Cgroup(events), Some(systemd)) => {
+            (Self::Cgroup(events, _), Some(systemd)) => {
                 Self::Unit(events, Box::new(unit.clone()), systemd.clone())
             }
             (other, _) => other,
@@ -236,21 +250,56 @@ impl Eye {
     async fn wait(self) -> Seen {
         match self {
             Self::Already(seen) => seen,
-            Self::Process(eye, key) => {
-                if eye.readable().await.is_err() {
-                    return Seen::Blinded;
-                }
-                Seen::ProcessExited { exit: Process::wake(eye.into_inner(), key).exit() }
-            }
+            Self::Process(bed) => match bed.exit().await {
+                Ok(exit) => Seen::ProcessExited { exit },
+                Err(_) => Seen::Blinded,
+            },
             Self::Unit(events, unit, systemd) => {
                 unit_ended(&events, &unit, &systemd).await.unwrap_or(Seen::Blinded)
             }
-            Self::Cgroup(eye) => match emptied(&eye).await {
-                Ok(()) => Seen::CgroupEmptied,
+            Self::Cgroup(eye, main) => match emptied(&eye).await {
+                Ok(()) => Seen::CgroupEmptied { exit: last_words(main).await },
                 Err(_) => Seen::Blinded,
             },
         }
     }
+}
+
+/// A process whose end is waited for.
+#[derive(Debug)]
+struct Deathbed {
+    pidfd: AsyncFd<OwnedFd>,
+    key: ProcessKey,
+}
+
+impl Deathbed {
+    fn of(process: Process) -> Result<Self, AttestError> {
+        let key = process.key();
+        let pidfd = sleep_on(process.into_pidfd(), Interest::READABLE).map_err(no_epoll)?;
+        Ok(Self { pidfd, key })
+    }
+
+    /// Waits for the end, and tells how it was.
+    async fn exit(self) -> io::Result<Option<Exit>> {
+        self.pidfd.readable().await?.retain_ready();
+        Ok(Process::wake(self.pidfd.into_inner(), self.key).exit())
+    }
+}
+
+/// How the main process of an emptied cgroup ended. A process leaves its cgroup an instant before it
+/// is dead, and who is told of a failure may act on it, so the instant is waited for.
+async fn last_words(main: Option<Deathbed>) -> Option<Exit> {
+    timeout(DYING_MAX, main?.exit()).await.ok()?.ok()?
+}
+
+/// The process that lives alone in a cgroup: its main process, whose end says how all went. Where there
+/// are several, or we may not look, there is none.
+fn sole_member(path: &str) -> Option<Process> {
+    let alone = || <[i32; 1]>::try_from(members(path, 2).ok()?).ok();
+    let pid = alone()?;
+    let main = Process::open(pid[0]).ok()?;
+    // Still alone, and still alive: so it was not a successor with the same number that was opened.
+    (alone() == Some(pid) && main.still_there().is_ok()).then_some(main)
 }
 
 /// Waits until nobody lives in the cgroup. The kernel raises "priority" at each change of the file,
@@ -274,7 +323,7 @@ async fn unit_ended(
         let populated = cgroup::is_populated(events.get_ref())?;
         match systemd.ask(unit).await {
             Word::Over(exit) => return Ok(Seen::UnitEnded { exit }),
-            Word::Silent if !populated => return Ok(Seen::CgroupEmptied),
+            Word::Silent if !populated => return Ok(Seen::CgroupEmptied { exit: None }),
             Word::Runs | Word::Silent => {}
         }
         tokio::select! {

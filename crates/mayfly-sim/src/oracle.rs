@@ -59,6 +59,8 @@ pub(crate) struct Oracle {
     wards: Vec<Ward>,
     /// Owners who are accountable for nothing any more.
     left: Vec<String>,
+    /// Tasks that the registrar has forgotten.
+    forgotten: Vec<TaskId>,
     signing: Vec<Serial>,
     released: Vec<Serial>,
     position: u64,

@@ -255,6 +255,7 @@ impl World {
                 self.watched.push((task, holder));
             }
             Effect::Forget { task } => {
+                self.oracle.forgets(task)?;
                 self.watched.retain(|(watched, _)| *watched != task);
                 self.tasks.retain(|known| *known != task);
                 self.disk.forget(task);

@@ -2,11 +2,14 @@
 
 use std::{path::Path, time::Duration};
 
-use mayfly_attest::{Cgroup, CgroupError, Collector, Peer, Seen, Watcher, is_alive};
+use mayfly_attest::{Cgroup, CgroupError, Collector, Exit, Peer, Seen, Watcher, is_alive};
 use mayfly_core::{evidence::Holder, id::TaskId};
 use tokio::time::timeout;
 
-use crate::role::{Kid, MUCH_LATER, Part, Stage, skip};
+use crate::{
+    role::{Kid, MUCH_LATER, Part, Stage, skip},
+    watching::keeps_exit_codes,
+};
 
 const TASK: TaskId = TaskId::from_bytes([1; 16]);
 
@@ -47,9 +50,40 @@ fn path_of(pid: i32) -> String {
     paths.unified.expect("a v2 hierarchy")
 }
 
-async fn wait_until_emptied(seen: &mut tokio::sync::mpsc::Receiver<mayfly_attest::Sighting>) {
+/// How the cgroup's main process ended, where it had one.
+async fn emptied(seen: &mut tokio::sync::mpsc::Receiver<mayfly_attest::Sighting>) -> Option<Exit> {
     let next = timeout(Duration::from_secs(20), seen.recv()).await.expect("seen in time");
-    assert_eq!(next.expect("the watcher lives").what, Seen::CgroupEmptied);
+    match next.expect("the watcher lives").what {
+        Seen::CgroupEmptied { exit } => exit,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A process leaves its cgroup before it is dead, so the end is heard first and the reason after it.
+#[tokio::test]
+async fn the_end_of_the_main_process_tells_how_it_ended() {
+    let Some(cgroup) = cgroup("main") else { return };
+    let (mut watcher, mut seen) = Watcher::new(10, 10);
+    for (script, end) in [
+        ("read line; exit 3", Exit::Code(3)),
+        ("read line; exit 0", Exit::Code(0)),
+        ("read line; sleep 0.01; exit 4", Exit::Code(4)),
+        ("read line; kill -9 $$", Exit::Signal(9)),
+    ] {
+        for _ in 0..20 {
+            let mut kid = Kid::shell(script);
+            cgroup.place(kid.0.id()).expect("it is ours");
+            watcher.watch(TASK, Holder::Cgroup(cgroup.path().into()), None).expect("it exists");
+            let reaper = std::thread::spawn(move || kid.reap());
+            let told = emptied(&mut seen).await;
+            reaper.join().expect("it was reaped");
+            if told.is_none() && !keeps_exit_codes() {
+                return skip("this kernel keeps no exit code after the reap");
+            }
+            assert_eq!(told, Some(end), "{script}");
+        }
+    }
+    cgroup.remove().expect("it is empty");
 }
 
 #[tokio::test]
@@ -70,13 +104,13 @@ async fn the_end_of_the_last_process_is_seen() {
     assert!(seen.try_recv().is_err());
     two.kill();
     two.reap();
-    wait_until_emptied(&mut seen).await;
+    assert_eq!(emptied(&mut seen).await, None, "none of two is the main one");
     assert!(!is_alive(&holder).expect("we may look"));
     cgroup.remove().expect("it is empty");
     assert!(!is_alive(&holder).expect("we may look"));
     cgroup.remove().expect("gone is no error");
     watcher.watch(TASK, holder, None).expect("gone is no error");
-    wait_until_emptied(&mut seen).await;
+    emptied(&mut seen).await;
 }
 
 #[tokio::test]
@@ -89,7 +123,7 @@ async fn killing_a_cgroup_reaches_a_grandchild_whose_parent_died() {
     kid.reap();
     assert!(cgroup.is_populated().expect("we may look"));
     cgroup.kill().expect("this kernel can");
-    wait_until_emptied(&mut seen).await;
+    emptied(&mut seen).await;
     cgroup.remove().expect("it is empty");
 }
 

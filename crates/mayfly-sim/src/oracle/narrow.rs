@@ -3,7 +3,7 @@
 
 use mayfly_core::{
     Budget, Extent, Fact, Holder, Mandate, OnFailure, Reach, RequestKey, Scope, Span, TaskId,
-    Ticket, Tier, Timestamp, task::Terms,
+    Ticket, Tier, Timestamp, limits, task::Terms,
 };
 
 use super::{Oracle, Violation, uphold};
@@ -90,7 +90,7 @@ impl Oracle {
         let left = self.left.contains(&terms.owner);
         uphold!(!left, "P12", "{task} was begun for {}, who has left", terms.owner);
         if let Some(key) = key {
-            self.key_is_free(*task, key)?;
+            self.key_is_free(*task, key, at)?;
         }
         let Some(parent) = parent else { return Ok(()) };
         self.below(*task, *parent, (mandate, *deadline))?;
@@ -169,15 +169,32 @@ impl Oracle {
         Ok(())
     }
 
-    /// A key begins a second task only when the first is over.
-    fn key_is_free(&self, id: TaskId, wish: &RequestKey) -> Checked {
-        for other in self.facts().filter_map(|fact| of_key(fact, wish)) {
-            let over = self.journal.iter().any(|record| {
-                // A clock that was set forward for a while has forgotten earlier than records tell.
-                matches!(&record.fact, Fact::Ended { task, .. } if *task == other.0)
-            });
-            uphold!(over, "P4", "one key began {} and {id}", other.0);
+    /// A key begins a second task only when the first is over, and has been for so long that whoever
+    /// sent it has given up.
+    fn key_is_free(&self, id: TaskId, wish: &RequestKey, at: Timestamp) -> Checked {
+        for (other, _) in self.facts().filter_map(|fact| of_key(fact, wish)) {
+            // What was forgotten stays so, though a crash has lost what the clock said then.
+            let free = self.forgotten.contains(&other) || self.may_forget(other, at);
+            uphold!(free, "P4", "one key began {other} and {id}");
         }
+        Ok(())
+    }
+
+    fn may_forget(&self, id: TaskId, at: Timestamp) -> bool {
+        self.journal.iter().any(|record| {
+            matches!(&record.fact, Fact::Ended { task, .. } if *task == id)
+                && record.at.plus(limits::FORGET_AFTER) <= at
+        })
+    }
+
+    /// The registrar forgets a task.
+    ///
+    /// # Errors
+    /// P4 if it may be asked for again.
+    pub(crate) fn forgets(&mut self, task: TaskId) -> Checked {
+        let late = self.may_forget(task, self.now);
+        uphold!(late, "P4", "{task} is forgotten while its key may come again");
+        self.forgotten.push(task);
         Ok(())
     }
 

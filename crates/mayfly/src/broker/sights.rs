@@ -43,14 +43,15 @@ pub(super) async fn report_sightings(
     while let Some(Some(sighting)) = stop.run_until_cancelled(sightings.recv()).await {
         let task = sighting.task;
         let event = match sighting.what {
-            Seen::ProcessExited { exit } | Seen::UnitEnded { exit } => {
+            Seen::ProcessExited { exit }
+            | Seen::UnitEnded { exit }
+            | Seen::CgroupEmptied { exit } => {
                 let code = |exit| match exit {
                     Exit::Code(code) => code,
                     Exit::Signal(signal) => 128 + signal,
                 };
                 Event::HolderGone { task, exit: exit.map(code) }
             }
-            Seen::CgroupEmptied => Event::HolderGone { task, exit: None },
             Seen::Blinded => Event::WatcherBlinded { task },
         };
         if !inbox.tell(event).await {
