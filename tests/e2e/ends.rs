@@ -129,7 +129,9 @@ async fn r14_an_emptied_cgroup_ends_its_task() {
     actor.kill().await;
     let broker = &stand.1;
     until("a refusal", async || (!is_valid(broker, &token).await).then_some(())).await;
-    assert_worthless(&mut stand, &Loot { task, svid, token }, "exited").await;
+    // Its main process was killed, which is no good end.
+    let view = assert_worthless(&mut stand, &Loot { task, svid, token }, "failed").await;
+    assert_eq!(view.exit, Some(137));
     cgroup.remove().expect("it is empty");
 }
 

@@ -562,12 +562,17 @@ async fn a_watch_of_a_state_tells_who_enters_it_and_who_leaves() {
 }
 
 #[tokio::test]
-async fn the_task_api_and_the_operators_stand_on_both_sockets_and_are_described() {
-    let site = Site::new(&configuration(""));
+async fn the_task_api_and_the_operators_stand_on_every_socket_and_are_described() {
+    let site = Site::new(&configuration("[tasks]\nsocket = \"public.sock\"\nmode = \"0660\"\n"));
     let _broker = site.start().await;
     use std::os::unix::fs::PermissionsExt as _;
-    for (name, mode) in [("tasks.sock", 0o666), ("admin.sock", 0o600)] {
-        let path = site.data().join(name);
+    let public = site.socket().with_file_name("public.sock");
+    for (path, mode) in [
+        (site.data().join("tasks.sock"), 0o666),
+        (site.data().join("admin.sock"), 0o600),
+        (public, 0o660),
+    ] {
+        let name = path.display();
         let meta = std::fs::metadata(&path).expect("it is there");
         assert_eq!(meta.permissions().mode() & 0o777, mode, "{name}");
         let api = Api::over(crate::api::channel(&path));

@@ -211,6 +211,50 @@ async fn r39_a_child_wider_in_any_one_dimension_is_refused_by_its_name() {
     assert_eq!(causes, BTreeSet::from(["parent_narrowed".to_owned()]));
 }
 
+/// What is refused of a task that there is says what about it: the dimension, the field, or the one above
+/// that is in the way.
+#[tokio::test]
+async fn a_refused_order_names_what_stands_against_it() {
+    let (_site, _broker, mut operator, api) = stage(HOPS).await;
+    let scope =
+        |audiences: &[&str]| wire::Scope { audiences: names(audiences), ..Default::default() };
+    let parent = api.begin(scoped("hop", scope(&["a", "b"]))).await.expect("begun").task;
+    let child = api.delegate(&parent, scoped("hop", scope(&["a"]))).await.expect("narrower").task;
+    let amend = async |intent: Option<String>, to: wire::Scope| {
+        let (task, scope) = (child.clone(), Some(to));
+        refused(api.amend(wire::AmendRequest { task, intent, scope, ..Default::default() }).await)
+    };
+    let (status, denial, detail) = amend(None, scope(&["a", "c"])).await;
+    assert_eq!((status, denial.as_str()), (Code::PermissionDenied, "exceeds_parent"));
+    assert_eq!(detail, "audiences: wider than the parent");
+    for (intent, to, field) in
+        [(Some("x".repeat(100_000)), scope(&["a"]), "intent"), (None, scope(&["a*b"]), "audiences")]
+    {
+        let (status, denial, detail) = amend(intent, to).await;
+        assert_eq!((status, denial.as_str()), (Code::InvalidArgument, "malformed"));
+        assert_eq!(detail, format!("invalid {field}"));
+    }
+    let (_, denial, detail) = refused(api.begin(scoped("hop", scope(&["a*b"]))).await);
+    assert_eq!((denial.as_str(), detail.as_str()), ("malformed", "invalid audiences"));
+
+    operator.quarantine(&parent).await.expect("quarantined");
+    let refusal = operator.release(&child).await.expect_err("its parent is held");
+    let wanted = format!("it is stopped by the quarantine of {parent}: release that");
+    assert!(refusal.message().contains(&wanted), "{refusal:?}");
+    operator.release(&parent).await.expect("released, with what is below it");
+    assert_eq!(api.get(&child).await.expect("it is there").state, "active");
+    api.amend(wire::AmendRequest {
+        task: child.clone(),
+        scope: Some(scope(&[])),
+        ..Default::default()
+    })
+    .await
+    .expect("nothing is narrower than something");
+    let (_, story) = operator.show(&child).await.expect("it is there");
+    let amended = story.iter().find(|entry| entry.what == "amended").expect("it was");
+    assert!(amended.detail.starts_with("version 2, audiences []"), "{amended:?}");
+}
+
 /// R40: between two hops the profiles are replaced, and the second is judged by those in force.
 #[tokio::test]
 async fn r40_a_hop_is_judged_by_the_profiles_of_its_own_moment() {

@@ -155,17 +155,23 @@ impl Scope {
     /// Whether every name can stand in a record: short enough, few enough, printable.
     #[must_use]
     pub fn is_well_formed(&self) -> bool {
+        Dimension::ALL.into_iter().all(|dimension| self.is_well_formed_in(dimension))
+    }
+
+    /// The same of one dimension.
+    #[must_use]
+    pub fn is_well_formed_in(&self, dimension: Dimension) -> bool {
         let fits = |name: &String| {
             let stars = name.strip_suffix('*').unwrap_or(name).contains('*');
             (1..=crate::limits::SCOPE_NAME_BYTES_MAX).contains(&name.len())
                 && !stars
                 && !name.chars().any(char::is_control)
         };
-        Dimension::ALL.into_iter().all(|dimension| match self.extent(dimension) {
+        match self.extent(dimension) {
             Extent::Any => true,
             Extent::Only(names) => {
                 names.len() <= crate::limits::SCOPE_NAMES_MAX && names.iter().all(fits)
             }
-        })
+        }
     }
 }

@@ -203,12 +203,14 @@ impl Reader<'_> {
         binding: Option<Binding>,
     ) -> Option<BTreeSet<Selector>> {
         let found = self.list(entry, "selectors", limits::SELECTORS_MAX, field::selector)?;
-        // An empty conjunction is true of everybody. Only a socket made for one task is evidence
-        // enough by itself; where the binding was not understood, that complaint comes first.
-        if found.is_empty() && binding.is_some_and(|binding| binding != Binding::Socket) {
+        // An empty conjunction is true of everybody. Only a socket made for one task, which those of a
+        // lease have too, is evidence enough by itself; where the binding was not understood, that
+        // complaint comes first.
+        let own_socket = |binding| matches!(binding, Binding::Socket | Binding::Lease);
+        if found.is_empty() && binding.is_some_and(|binding| !own_socket(binding)) {
             let fault = Fault::new(
                 "without selectors everybody would match",
-                "name at least one, for example \"unix:uid:1000\"; only `binding = \"socket\"` needs none",
+                "name at least one, for example \"unix:uid:1000\"; only `binding = \"socket\"` and `\"lease\"` need none",
             );
             self.fault(entry, "selectors", entry.place("selectors"), fault);
             return None;

@@ -37,7 +37,8 @@ impl Profile {
         // INVARIANT P8: a conjunction of "is present". More conditions or less evidence can only
         // turn a Yes into a No.
         if self.rests_on_socket() {
-            return self.terms.binding == Binding::Socket && evidence.caller.socket.is_some();
+            let own_socket = matches!(self.terms.binding, Binding::Socket | Binding::Lease);
+            return own_socket && evidence.caller.socket.is_some();
         }
         self.selectors.is_subset(&evidence.selectors)
     }

@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use futures_util::Stream;
 use mayfly_attest::Peer;
-use mayfly_core::{Denial, Fact, Principal, Sequence, State, Task, TaskId};
+use mayfly_core::{Denial, Fact, Principal, Sequence, State, Task, TaskId, Timestamp};
 
 use crate::{guest::Guest, story};
 
@@ -117,5 +117,5 @@ pub type Watching = Pin<Box<dyn Stream<Item = Result<Seen, Denial>> + Send>>;
 /// The word for a fact in a timeline.
 #[must_use]
 pub fn word(fact: &Fact) -> &'static str {
-    story::tell(fact).0
+    story::tell(fact, Timestamp::default()).0
 }

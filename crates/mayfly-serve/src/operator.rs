@@ -328,6 +328,6 @@ fn target(target: Option<wire::revoke_request::Target>) -> Result<Target, Invali
 }
 
 pub(crate) fn entry((sequence, record): &(Sequence, Record)) -> wire::Entry {
-    let (what, detail) = story::tell(&record.fact);
+    let (what, detail) = story::tell(&record.fact, record.at);
     wire::Entry { position: sequence.0, at_ms: record.at.0, what: what.to_owned(), detail }
 }

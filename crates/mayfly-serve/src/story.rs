@@ -1,9 +1,9 @@
 //! Records in the words of a timeline.
 
-use mayfly_core::{Author, Fact, Holder, Kind};
+use mayfly_core::{Author, Dimension, Extent, Fact, Holder, Kind, Scope, Span, Timestamp};
 
-/// A stable word for what happened, and the rest as text.
-pub(crate) fn tell(fact: &Fact) -> (&'static str, String) {
+/// A stable word for what happened at `at`, and the rest as text.
+pub(crate) fn tell(fact: &Fact, at: Timestamp) -> (&'static str, String) {
     match fact {
         Fact::Began { terms, holder, declared, author, .. } => {
             let how = if *declared { "declared" } else { "observed" };
@@ -24,9 +24,14 @@ pub(crate) fn tell(fact: &Fact) -> (&'static str, String) {
         }
         Fact::Resumed { author, .. } => ("released", alone(&said_by(author))),
         Fact::Transferred { owner, .. } => ("transferred", format!("to {owner}")),
-        Fact::Renewed { lease_until, .. } => ("renewed", format!("until {} ms", lease_until.0)),
-        Fact::Amended { version, intent, author, .. } => {
-            ("amended", format!("version {}, {intent}{}", version.0, said_by(author)))
+        Fact::Renewed { lease_until, .. } => {
+            let more = Span(lease_until.0.saturating_sub(at.0));
+            ("renewed", format!("for {more} more"))
+        }
+        Fact::Amended { version, intent, scope, author, .. } => {
+            let now = [scoped(scope), intent.clone()].into_iter().filter(|text| !text.is_empty());
+            let now: Vec<_> = [format!("version {}", version.0)].into_iter().chain(now).collect();
+            ("amended", format!("{}{}", now.join(", "), said_by(author)))
         }
         Fact::CredentialRevoked { serial, author, .. } => {
             ("credential_revoked", format!("{serial}{}", said_by(author)))
@@ -38,6 +43,16 @@ pub(crate) fn tell(fact: &Fact) -> (&'static str, String) {
         ),
         Fact::Noted { what, detail } => ("noted", format!("{what} {detail}")),
     }
+}
+
+/// What a scope is limited to; nothing where it is not.
+fn scoped(scope: &Scope) -> String {
+    let told = Dimension::ALL.into_iter().filter_map(|dimension| {
+        let Extent::Only(names) = scope.extent(dimension) else { return None };
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        Some(format!("{} [{}]", dimension.name(), names.join(" ")))
+    });
+    told.collect::<Vec<_>>().join(", ")
 }
 
 /// What stands alone, and so is not joined to anything.

@@ -4,6 +4,7 @@
 //! only then serve.
 
 use std::{
+    iter,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -162,6 +163,7 @@ impl Broker {
             authority_ttl,
         };
         let names = config.secret_names.clone();
+        let elsewhere = config.tasks_socket.clone();
         let running = Running::default();
         // A start that fails from here on leaves nothing running.
         let unless_started = running.stop.clone().drop_guard();
@@ -187,7 +189,10 @@ impl Broker {
         doors.open(None, workload, services.routes());
         doors.open(None, Listener::bind(&about.paths.admin_socket(), 0o600)?, offices.clone());
         // Who may connect is not yet somebody who may do something.
-        doors.open(None, Listener::bind(&about.paths.tasks_socket(), 0o666)?, offices);
+        let near = (about.paths.tasks_socket(), 0o666);
+        for (socket, mode) in iter::once(near).chain(elsewhere) {
+            doors.open(None, Listener::bind(&socket, mode)?, offices.clone());
+        }
         let streams = services.remote_routes_with(&office);
         let offer = Offer { pages: seams.pages, streams, desk, eyes };
         let behind = (&clock, &running.tasks, &running.stop);

@@ -97,10 +97,11 @@ impl Client {
     /// [`ClientError`] says whether the address is wrong, nobody listens there, or we have no identity.
     pub async fn connect(uri: &str) -> Result<Self, ClientError> {
         let Some(address) = uri.strip_prefix("https://") else {
-            return match Endpoint::parse(uri)? {
-                Endpoint::Unix(path) => Self::local(path).await,
-                Endpoint::Tcp(_) => {
-                    let rule = "this is `unix:///PATH` or `https://HOST:PORT`";
+            return match Endpoint::parse(uri) {
+                Ok(Endpoint::Unix(path)) => Self::local(path).await,
+                Err(invalid) if uri.starts_with("unix:") => Err(invalid.into()),
+                Ok(Endpoint::Tcp(_)) | Err(_) => {
+                    let rule = "it has to be `unix:///PATH` or `https://HOST:PORT`";
                     Err(InvalidEndpoint::Uri { uri: uri.to_owned(), rule }.into())
                 }
             };

@@ -71,6 +71,8 @@ struct RawConfig {
     #[serde(default)]
     workload: RawWorkload,
     #[serde(default)]
+    tasks: RawTasks,
+    #[serde(default)]
     authority: RawAuthority,
     #[serde(default)]
     federation: Vec<RawFederation>,
@@ -99,6 +101,13 @@ struct RawConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawWorkload {
+    socket: Option<PathBuf>,
+    mode: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTasks {
     socket: Option<PathBuf>,
     mode: Option<String>,
 }
@@ -137,6 +146,9 @@ pub struct Config {
     pub workload_socket: PathBuf,
     /// Its permission bits. Attestation decides who gets what, so everyone may connect by default.
     pub workload_mode: u32,
+    /// Where the Task API is served besides the data directory, which is private, and the permission
+    /// bits there.
+    pub tasks_socket: Option<(PathBuf, u32)>,
     /// Where authority keys live.
     pub key_storage: KeyStorage,
     /// Life of a certificate authority.
@@ -182,6 +194,7 @@ impl Config {
             node: host_name(),
             workload_socket: data_dir.join("workload.sock"),
             workload_mode: 0o777,
+            tasks_socket: None,
             key_storage: KeyStorage::Disk,
             ca_ttl: CA_TTL_DEFAULT,
             jwt_key_ttl: CA_TTL_DEFAULT,
@@ -238,6 +251,8 @@ impl Config {
         let partners: Vec<_> = federation.iter().map(|entry| &entry.trust_domain).collect();
         let feed_port = raw.broker.map(|broker| broker.read(&partners)).transpose()?;
         let workload_socket = socket.unwrap_or(built_in.workload_socket);
+        let taken = [&workload_socket, &data_dir.join("tasks.sock"), &data_dir.join("admin.sock")]
+            .map(PathBuf::clone);
         let near = broker_api::Near {
             own: &built_in.trust_domain,
             partners: &partners,
@@ -252,7 +267,8 @@ impl Config {
         Ok(Self {
             node: raw.node.map_or(Ok(built_in.node), node)?,
             workload_socket,
-            workload_mode: raw.workload.mode.map_or(Ok(built_in.workload_mode), |m| mode(&m))?,
+            workload_mode: mode("workload.mode", raw.workload.mode)?.unwrap_or(0o777),
+            tasks_socket: tasks_socket(raw.tasks, base, &taken)?,
             key_storage: key_storage(raw.authority.storage.as_deref())?,
             ca_ttl: ttl("authority.ca_ttl", raw.authority.ca_ttl.as_deref())?,
             jwt_key_ttl: ttl("authority.jwt_key_ttl", raw.authority.jwt_key_ttl.as_deref())?,
@@ -305,10 +321,27 @@ fn node(name: String) -> Result<String, ConfigError> {
     if fits { Ok(name) } else { Err(value("node", rule)) }
 }
 
-fn mode(text: &str) -> Result<u32, ConfigError> {
-    let rule = "has to be an octal number such as \"0770\"";
-    let mode = u32::from_str_radix(text, 8).map_err(|_not_octal| value("workload.mode", rule))?;
-    if mode > 0o777 { Err(value("workload.mode", rule)) } else { Ok(mode) }
+fn mode(key: &str, text: Option<String>) -> Result<Option<u32>, ConfigError> {
+    let Some(text) = text else { return Ok(None) };
+    let wrong = || value(key, "has to be an octal number such as \"0770\"");
+    let mode = u32::from_str_radix(&text, 8).map_err(|_not_octal| wrong())?;
+    if mode > 0o777 { Err(wrong()) } else { Ok(Some(mode)) }
+}
+
+fn tasks_socket(
+    raw: RawTasks,
+    base: &Path,
+    taken: &[PathBuf],
+) -> Result<Option<(PathBuf, u32)>, ConfigError> {
+    let mode = mode("tasks.mode", raw.mode)?;
+    let Some(socket) = raw.socket.map(|socket| base.join(socket)) else {
+        let alone = || Err(value("tasks.mode", "is that of `tasks.socket`, which is missing"));
+        return mode.map_or(Ok(None), |_| alone());
+    };
+    if taken.contains(&socket) {
+        return Err(value("tasks.socket", "has to be a path of its own"));
+    }
+    Ok(Some((socket, mode.unwrap_or(0o666))))
 }
 
 fn key_storage(name: Option<&str>) -> Result<KeyStorage, ConfigError> {

@@ -33,6 +33,7 @@ use crate::{
 mod authority;
 mod begin;
 mod entitled;
+mod explain;
 mod holder;
 mod inventory;
 pub(crate) mod policy;

@@ -369,6 +369,29 @@ fn a_relative_path_starts_at_the_files_own_folder() {
 }
 
 #[test]
+fn the_task_api_can_stand_where_other_users_reach_it() {
+    assert_eq!(parse("").expect("nothing is fine").tasks_socket, None);
+    let config = parse("[tasks]\nsocket = \"run/tasks.sock\"").expect("a good file");
+    assert_eq!(config.tasks_socket, Some(("/etc/mayfly/run/tasks.sock".into(), 0o666)));
+    let narrow = parse("[tasks]\nsocket = \"/run/t.sock\"\nmode = \"0660\"").expect("a good file");
+    assert_eq!(narrow.tasks_socket, Some(("/run/t.sock".into(), 0o660)));
+    for (text, complaint) in [
+        ("socket = \"/var/lib/mayfly/tasks.sock\"", "`tasks.socket` has to be a path of its own"),
+        ("socket = \"/var/lib/mayfly/admin.sock\"", "`tasks.socket` has to be a path of its own"),
+        (
+            "socket = \"/var/lib/mayfly/workload.sock\"",
+            "`tasks.socket` has to be a path of its own",
+        ),
+        ("mode = \"0600\"", "`tasks.mode` is that of `tasks.socket`, which is missing"),
+        ("socket = \"t\"\nmode = \"rw\"", "`tasks.mode` has to be an octal number"),
+        ("path = \"t\"", "unknown field"),
+    ] {
+        let refusal = refusal(&format!("[tasks]\n{text}"));
+        assert!(refusal.contains(complaint), "{refusal}");
+    }
+}
+
+#[test]
 fn systemd_is_asked_over_a_local_bus_or_not_at_all() {
     let local = "unix:path=/run/dbus/system_bus_socket";
     let config = parse(&format!("[attest]\ndbus = \"{local}\"")).expect("a local bus");

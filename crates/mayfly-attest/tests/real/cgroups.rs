@@ -53,10 +53,9 @@ fn path_of(pid: i32) -> String {
 /// How the cgroup's main process ended, where it had one.
 async fn emptied(seen: &mut tokio::sync::mpsc::Receiver<mayfly_attest::Sighting>) -> Option<Exit> {
     let next = timeout(Duration::from_secs(20), seen.recv()).await.expect("seen in time");
-    match next.expect("the watcher lives").what {
-        Seen::CgroupEmptied { exit } => exit,
-        other => panic!("{other:?}"),
-    }
+    let what = next.expect("the watcher lives").what;
+    let Seen::CgroupEmptied { exit } = what else { panic!("{what:?}") };
+    exit
 }
 
 /// A process leaves its cgroup before it is dead, so the end is heard first and the reason after it.

@@ -72,7 +72,12 @@ pub(crate) async fn revoke(context: &Context, args: RevokeArgs) -> Result<(), Cl
         RevokeTarget::Profile { profile } => Target::Profile(profile),
         RevokeTarget::Node { node } => Target::Node(node),
         RevokeTarget::Selector { selector } => Target::Selector(selector),
-        RevokeTarget::Serial { serial: id } | RevokeTarget::Jti { jti: id } => Target::Serial(id),
+        RevokeTarget::Serial { serial } => Target::Serial(serial),
+        RevokeTarget::Jti { jti } if mayfly_core::Serial::parse(&jti).is_err() => {
+            let rule = "it has to be the `jti` of a JWT-SVID of ours, 34 hexadecimal digits";
+            return Err(CliError::Usage(format!("invalid jti `{jti}`: {rule}")));
+        }
+        RevokeTarget::Jti { jti } => Target::Serial(jti),
     };
     let mut client = context.operator().await?;
     let (target, dry_run, reason) = (Some(target), args.dry_run, args.reason);

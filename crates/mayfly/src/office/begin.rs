@@ -1,23 +1,15 @@
-//! Beginning a task by name: what is asked before the registrar is, and what a No of its is about.
+//! Beginning a task by name: what is asked before the registrar is.
 
-use mayfly_core::{
-    Author, Begin, Bounds, Denial, Event, Holder, Mandate, Registrar, Scope, Task, TaskId,
-    TaskVersion, Terms, Ticket, Timestamp,
-};
+use mayfly_core::{Author, Begin, Denial, Event, Holder, Registrar, TaskId, TaskVersion, Ticket};
 use mayfly_policy::Profiles;
 use mayfly_serve::office::{BeginWish, Begun, Order, Refusal};
 
-use super::{LocalOffice, holder, refusal};
+use super::{
+    LocalOffice,
+    explain::{Sketch, unnamed_in},
+    holder, refusal,
+};
 use crate::{clock, driver::No};
-
-/// What is kept of a wish to explain a No.
-struct Sketch {
-    terms: Terms,
-    parent: Option<TaskId>,
-    mandate: Mandate,
-    owner: bool,
-    deadline: Option<Timestamp>,
-}
 
 impl LocalOffice {
     pub(super) async fn begin(&self, wish: BeginWish, author: Author) -> Result<Begun, Refusal> {
@@ -62,7 +54,7 @@ impl LocalOffice {
         let asked = |ticket| Event::BeginAsked { ticket, begin, luck };
         match self.0.inbox.order(asked).await {
             Ok((task, _)) => self.begun(task).await,
-            Err(No::Denied(denial)) => Err(self.explained(denial, &sketch).await),
+            Err(No::Denied(denial)) => Err(self.explain_begin(denial, &sketch).await),
             Err(no @ No::Reconsider) => Err(no.into()),
         }
     }
@@ -73,6 +65,10 @@ impl LocalOffice {
         order: Order,
         author: Author,
     ) -> Result<TaskVersion, Refusal> {
+        let told = match &order {
+            Order::Amend(amendment) => Some(amendment.clone()),
+            Order::End(_) | Order::Heartbeat | Order::Quarantine | Order::Release => None,
+        };
         let event = move |ticket: Ticket| match order {
             Order::End(cause) => Event::EndAsked { ticket, task, cause, author },
             Order::Heartbeat => Event::HeartbeatHeard { ticket, task },
@@ -80,7 +76,11 @@ impl LocalOffice {
             Order::Quarantine => Event::QuarantineAsked { ticket, task, author },
             Order::Release => Event::ReleaseAsked { ticket, task, author },
         };
-        Ok(self.0.inbox.order(event).await?.1)
+        match self.0.inbox.order(event).await {
+            Ok((_, version)) => Ok(version),
+            Err(No::Denied(denial)) => Err(self.explain_order(denial, task, told).await),
+            Err(no @ No::Reconsider) => Err(no.into()),
+        }
     }
 
     /// What this very wish began before. Asked first of all: the answer stays the same when the process
@@ -159,91 +159,5 @@ impl LocalOffice {
             }
         }
         Ok(())
-    }
-
-    /// Says what a No is about, where that is cheap to find.
-    async fn explained(&self, denial: Denial, sketch: &Sketch) -> Refusal {
-        let profile = &sketch.terms.profile;
-        let bounds = &sketch.terms.bounds;
-        let parent = match sketch.parent {
-            Some(id) => self.look(id).await.ok(),
-            None => None,
-        };
-        let detail = if denial == Denial::DeclarationMissing {
-            let beside = (sketch.owner, sketch.deadline.is_some());
-            let lacking = bounds.lacking(&sketch.mandate, beside).map(|part| part.name());
-            let lacking: Vec<_> = lacking.collect();
-            let lacking = if lacking.is_empty() { "deadline".into() } else { lacking.join(", ") };
-            format!("the profile `{profile}` demands: {lacking}")
-        } else if denial == Denial::ExceedsProfile {
-            let wider = beyond_profile(sketch, parent.as_ref(), bounds);
-            wider
-                .map(|what| format!("{what}: wider than the profile `{profile}`"))
-                .unwrap_or_default()
-        } else if denial == Denial::ExceedsParent {
-            let wider = parent.as_ref().map(|parent| beyond_parent(sketch, parent));
-            wider.map(|what| format!("{what}: wider than the parent")).unwrap_or_default()
-        } else if denial == Denial::DelegationNotPermitted {
-            let above = parent.map(|parent| parent.terms.profile).unwrap_or_default();
-            return unnamed_in(&above, profile);
-        } else if denial == Denial::HolderUnfit {
-            let binding = sketch.terms.binding.name();
-            format!("tasks of the profile `{profile}` are bound by {binding}")
-        } else if denial == Denial::DeadlineTooLate {
-            let most = sketch.terms.task_ttl.map(mayfly_policy::duration::format);
-            most.map(|most| format!("`max_task` of the profile `{profile}` is {most}"))
-                .unwrap_or_default()
-        } else {
-            String::new()
-        };
-        refusal(denial, detail)
-    }
-}
-
-fn unnamed_in(above: &str, profile: &str) -> Refusal {
-    let why = format!("a task of the profile `{above}` may not delegate to `{profile}`");
-    refusal(Denial::DelegationNotPermitted, why)
-}
-
-/// In what a wish goes beyond its profile.
-fn beyond_profile(sketch: &Sketch, parent: Option<&Task>, bounds: &Bounds) -> Option<&'static str> {
-    let inherited = parent.map_or_else(Scope::default, |parent| parent.mandate.scope.clone());
-    let told = &sketch.mandate.scope;
-    let scope = mayfly_core::Dimension::ALL.into_iter().find(|of| {
-        let extent = told.extent(*of);
-        let whole = if extent.is_told() { extent } else { inherited.extent(*of) };
-        whole.is_told() && !whole.is_within(bounds.scope.extent(*of))
-    });
-    let budget = || {
-        let budget = sketch.mandate.budget.or(&bounds.budget);
-        (!budget.is_within(&bounds.budget)).then_some("budget")
-    };
-    let reach = || {
-        let reach = sketch.mandate.reach.filter(|reach| !reach.is_within(&bounds.reach));
-        reach.map(|_| "reach")
-    };
-    scope.map(|dimension| dimension.name()).or_else(budget).or_else(reach)
-}
-
-/// In what a wish goes beyond its parent.
-fn beyond_parent(sketch: &Sketch, parent: &Task) -> &'static str {
-    let (told, above) = (&sketch.mandate, &parent.mandate);
-    let scope = mayfly_core::Dimension::ALL.into_iter().find(|of| {
-        let extent = told.scope.extent(*of);
-        extent.is_told() && !extent.is_within(above.scope.extent(*of))
-    });
-    if let Some(dimension) = scope {
-        return dimension.name();
-    }
-    let depth = |reach: mayfly_core::Reach| reach.depth < parent.reach().depth;
-    let wide = |reach: mayfly_core::Reach| reach.children <= parent.reach().children;
-    if sketch.deadline.zip(parent.deadline).is_some_and(|(own, above)| own > above) {
-        "deadline"
-    } else if told.ttl.zip(above.ttl).is_some_and(|(own, above)| own > above) {
-        "credential_ttl"
-    } else if told.reach.is_some_and(|reach| !depth(reach) || !wide(reach)) {
-        "reach"
-    } else {
-        "budget"
     }
 }
