@@ -277,6 +277,23 @@ async fn r47_a_workload_of_one_trust_domain_calls_a_service_of_another() {
     call(&to("web"), closed).await.expect_err("it is of another trust domain");
 }
 
+/// A token of a friend is good for those alone whose profile federates with the friend: the same caller is
+/// refused as soon as it does so no longer.
+#[tokio::test]
+async fn point_40_a_foreign_token_is_validated_with_bundles_of_the_caller_alone() {
+    let (a, b) = friends().await;
+    let tokens = a.broker().workload().fetch_jwt(&["shop"], None).await.expect("tokens");
+    let (asks, token) = (b.broker().workload(), &tokens[0].token);
+    let told = until("the friend's keys", async || asks.validate_jwt("shop", token).await.ok());
+    assert_eq!(told.await.trust_domain(), &a.trust_domain());
+    let text = std::fs::read_to_string(b.site.config()).expect("ours");
+    let profiles = text.split_once("[[profile]]").expect("profiles").1;
+    let profiles = profiles.replace("federates_with = [\"a.example\"]", "");
+    let mut operator = b.broker().operator().await;
+    operator.apply(&format!("[[profile]]{profiles}")).await.expect("a good file");
+    asks.validate_jwt("shop", token).await.expect_err("it federates with nobody");
+}
+
 /// Keys decide, not names: a broker that calls itself by somebody else's trust domain is nobody.
 #[tokio::test]
 async fn r47_an_impostor_of_a_friends_trust_domain_is_refused() {

@@ -122,4 +122,16 @@ pub mod planted {
             actors: Vec::new(),
         }
     }
+
+    /// The same for a task below as many others as there are actors.
+    #[must_use]
+    pub fn delegated(grant: Grant, actors: Vec<SpiffeId>) -> Grant {
+        let depth = u32::try_from(actors.len()).unwrap_or(u32::MAX);
+        let (parent, root) = (TaskId::from_bytes([8; 16]), TaskId::from_bytes([9; 16]));
+        let task = match depth {
+            0 => grant.task,
+            _ => TaskClaim { parent: Some(parent), root, depth, ..grant.task },
+        };
+        Grant { task, actors, ..grant }
+    }
 }

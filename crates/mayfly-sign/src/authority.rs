@@ -119,7 +119,7 @@ impl X509Authority {
             &ECDSA_P256_SHA256_ASN1_SIGNING,
             LeafKey::generate()?.into_pkcs8(),
         )?;
-        let identifier = key.public.identifier();
+        let identifier = *key.public.identifier();
         let mut params = CertificateParams::default();
         params.not_before = der::calendar(born.minus(limits::BACKDATE))?;
         params.not_after = der::calendar(born.plus(ttl))?;
@@ -182,7 +182,7 @@ impl X509Authority {
         let not_after = u64::try_from(parsed.validity().not_after.timestamp())
             .map_err(|_negative| garbage("it expired before 1970"))?;
         let name = parsed.subject().as_raw().to_vec();
-        let identifier = key.public.identifier();
+        let identifier = *key.public.identifier();
         Ok(Self {
             key_id: hex(&identifier),
             identifier,

@@ -24,9 +24,13 @@ pub const POINT_BYTES: usize = 65;
 /// Octets of the PKCS#8 document that `ring` writes for a P-256 key.
 const PKCS8_BYTES: usize = 138;
 
-/// A public key: an uncompressed point of P-256.
+/// A public key: an uncompressed point of P-256, and its identifier, which a certificate needs as soon
+/// as it is written and a pool has time to compute.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct PublicPoint([u8; POINT_BYTES]);
+pub struct PublicPoint {
+    point: [u8; POINT_BYTES],
+    identifier: [u8; 20],
+}
 
 impl PublicPoint {
     /// Takes the public key that somebody brought along, as a DER `SubjectPublicKeyInfo`.
@@ -50,34 +54,38 @@ impl PublicPoint {
         agreement::agree_ephemeral(ours, &peer, |_secret| ()).map_err(
             |ring::error::Unspecified| SignError::InvalidPublicKey("the point is not on the curve"),
         )?;
-        Ok(Self(point))
+        Ok(Self::new(point))
     }
 
     /// The octets `04 | x | y`.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; POINT_BYTES] {
-        &self.0
+        &self.point
     }
 
-    /// The key identifier: the leftmost 160 bits of the point's SHA-256 (RFC 7093 §2, method 1).
-    pub(crate) fn identifier(&self) -> [u8; 20] {
-        let digest = digest::digest(&digest::SHA256, &self.0);
+    fn new(point: [u8; POINT_BYTES]) -> Self {
+        let digest = digest::digest(&digest::SHA256, &point);
         let mut identifier = [0; 20];
         for (to, from) in identifier.iter_mut().zip(digest.as_ref()) {
             *to = *from;
         }
-        identifier
+        Self { point, identifier }
+    }
+
+    /// The key identifier: the leftmost 160 bits of the point's SHA-256 (RFC 7093 §2, method 1).
+    pub(crate) const fn identifier(&self) -> &[u8; 20] {
+        &self.identifier
     }
 
     /// The two coordinates.
     pub(crate) fn coordinates(&self) -> (&[u8], &[u8]) {
-        let (_form, rest) = self.0.split_at(1);
+        let (_form, rest) = self.point.split_at(1);
         rest.split_at(32)
     }
 
     /// The public half of a parsed key, which `ring` has checked already.
     pub(crate) fn of(pair: &EcdsaKeyPair) -> Option<Self> {
-        pair.public_key().as_ref().try_into().ok().map(Self)
+        pair.public_key().as_ref().try_into().ok().map(Self::new)
     }
 
     /// The last octets of a version 1 PKCS#8 document as `ring` writes it.
@@ -86,7 +94,7 @@ impl PublicPoint {
             return None;
         }
         let point = pkcs8.last_chunk::<POINT_BYTES>()?;
-        (point.first() == Some(&4)).then_some(Self(*point))
+        (point.first() == Some(&4)).then(|| Self::new(*point))
     }
 }
 
@@ -256,7 +264,7 @@ mod tests {
         assert_eq!(pool.fill(2, now).unwrap(), 2);
         assert_eq!(pool.fill(9, now).unwrap(), 1);
         assert_eq!(pool.fill(9, now).unwrap(), 0);
-        let mut seen: Vec<_> = (0..5).map(|_| pool.take(now).unwrap().public.0).collect();
+        let mut seen: Vec<_> = (0..5).map(|_| pool.take(now).unwrap().public.point).collect();
         assert!(pool.is_empty());
         seen.sort_unstable();
         seen.dedup();
@@ -268,9 +276,9 @@ mod tests {
         let pool = KeyPool::new(3, Span::from_secs(60));
         let now = Timestamp(1_000_000);
         pool.fill(3, now).unwrap();
-        let stale = pool.lock().front().map(|(_, key)| key.public.0).unwrap();
+        let stale = pool.lock().front().map(|(_, key)| key.public.point).unwrap();
         let later = now.plus(Span::from_secs(61));
-        assert_ne!(pool.take(later).unwrap().public.0, stale);
+        assert_ne!(pool.take(later).unwrap().public.point, stale);
         assert_eq!(pool.len(), 0);
     }
 

@@ -280,7 +280,7 @@ impl Template {
         });
         out.extend_from_slice(&self.tail(blanks.serial).after_name);
         put_extension(out, OID_SUBJECT_KEY_IDENTIFIER, |out| {
-            put(out, OCTET_STRING, &blanks.key.identifier());
+            put(out, OCTET_STRING, blanks.key.identifier());
         });
         out.extend_from_slice(BASIC_CONSTRAINTS);
     }

@@ -23,6 +23,8 @@ const LOCK_TRIES_MAX: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// How long sled may take to open before it is given up; a million rows take half a second.
 const OPEN_PATIENCE: Duration = Duration::from_secs(120);
+/// How often sled writes what it holds to its file. Whatever a crash takes is folded again from the log.
+const FLUSH_MS: u64 = 5_000;
 const META: &[u8] = b"m";
 const META_BYTES: usize = 81;
 
@@ -360,7 +362,8 @@ impl<'a> Draft<'a> {
 fn open_rows(dir: &Path) -> Result<sled::Db, sled::Error> {
     let mut tries_left = LOCK_TRIES_MAX;
     loop {
-        match sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).open() {
+        let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES);
+        match config.flush_every_ms(Some(FLUSH_MS)).open() {
             Err(sled::Error::Io(error))
                 if tries_left > 0 && error.to_string().contains("could not acquire lock") =>
             {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mayfly_audit::Log;
-use mayfly_core::{Record, Sequence, Timestamp};
+use mayfly_core::{Record, Sequence};
 
 use crate::{error::StoreError, keeper::Keeper, lock::Lock};
 
@@ -29,27 +29,25 @@ pub trait Journal: Send {
 #[derive(Debug)]
 pub struct LogJournal {
     log: Log,
-    latest: Timestamp,
     keeper: Keeper,
     _lock: Arc<Lock>,
 }
 
 impl LogJournal {
-    pub(crate) const fn new(log: Log, latest: Timestamp, keeper: Keeper, lock: Arc<Lock>) -> Self {
-        Self { log, latest, keeper, _lock: lock }
+    pub(crate) const fn new(log: Log, keeper: Keeper, lock: Arc<Lock>) -> Self {
+        Self { log, keeper, _lock: lock }
     }
 }
 
 impl Journal for LogJournal {
     fn append(&mut self, batch: &[(Sequence, Record)]) -> Result<(), StoreError> {
         self.log.append(batch)?;
-        self.latest = batch.iter().map(|(_, record)| record.at).fold(self.latest, Ord::max);
         Ok(())
     }
 
     fn commit(&mut self) -> Result<Sequence, StoreError> {
         let upto = self.log.sync()?;
-        self.keeper.tell(upto, *self.log.chain(), self.latest);
+        self.keeper.tell(upto, *self.log.chain());
         Ok(upto)
     }
 }

@@ -2,16 +2,19 @@
 //!
 //! It reads records back from the log instead of being sent them. So the committer never waits for
 //! it, no queue can fill, and what was written is read once more soon after.
+//!
+//! It comes once a second, or when there is much to do: nobody but the next start reads the index, and
+//! a fold of a thousand records costs sled little more than a fold of ten.
 
 use std::{
     io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{Builder, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mayfly_audit::{Chain, Reader};
-use mayfly_core::{Sequence, Shard, Span, TaskId, Timestamp};
+use mayfly_core::{Sequence, Shard, TaskId};
 
 use crate::{
     index::{Index, guarded},
@@ -20,10 +23,10 @@ use crate::{
 
 /// Commits after which the sentinel follows.
 const COMMITS_MAX: u32 = 256;
-/// Time, by the records' clock or by waiting, after which the sentinel follows.
-const LAG_MAX: Span = Span(1000);
-/// Records folded at once.
-const CHUNK: usize = 1024;
+/// How far sentinel and index may be behind, in time.
+const LAG_MAX: Duration = Duration::from_secs(1);
+/// Records folded at once, and how many may wait for it.
+const CHUNK: usize = 4096;
 /// Forgotten tasks that wait for the index. What does not fit is forgotten again after a restart.
 const FORGETS_MAX: usize = 65_536;
 
@@ -31,9 +34,7 @@ const FORGETS_MAX: usize = 65_536;
 struct Mail {
     durable: Sequence,
     chain: Chain,
-    at: Timestamp,
     commits: u32,
-    has_news: bool,
     forgets: Vec<TaskId>,
     is_stopped: bool,
 }
@@ -60,12 +61,16 @@ impl Desk {
         *self.indexed.lock().unwrap_or_else(PoisonError::into_inner) = to;
     }
 
+    /// Whether something cannot wait for the keeper's next round.
+    fn is_urgent(&self, mail: &Mail) -> bool {
+        let behind = self.indexed().map_or(0, |indexed| mail.durable.0.saturating_sub(indexed.0));
+        mail.is_stopped || mail.commits >= COMMITS_MAX || behind >= CHUNK as u64
+    }
+
     pub(crate) fn forget(&self, task: TaskId) {
         let mut mail = self.mail();
         if mail.forgets.len() < FORGETS_MAX {
             mail.forgets.push(task);
-            mail.has_news = true;
-            self.wake.notify_one();
         }
     }
 }
@@ -94,7 +99,7 @@ impl Keeper {
         desk.set_indexed(tools.index.as_ref().map(Index::position));
         *desk.mail() = Mail { durable, chain, ..Mail::default() };
         let at_desk = Arc::clone(&desk);
-        let mut work = Work { tools, desk: at_desk, sentinel_at: (durable, Timestamp(0)) };
+        let mut work = Work { tools, desk: at_desk, sentinel_at: durable };
         let thread = Builder::new().name("keeper".into()).spawn(move || work.run())?;
         Ok(Self { desk, thread: Some(thread) })
     }
@@ -104,14 +109,14 @@ impl Keeper {
     }
 
     /// Tells what has become durable.
-    pub(crate) fn tell(&self, durable: Sequence, chain: Chain, at: Timestamp) {
+    pub(crate) fn tell(&self, durable: Sequence, chain: Chain) {
         let mut mail = self.desk.mail();
         mail.durable = durable;
         mail.chain = chain;
-        mail.at = at;
         mail.commits = mail.commits.saturating_add(1);
-        mail.has_news = true;
-        self.desk.wake.notify_one();
+        if self.desk.is_urgent(&mail) {
+            self.desk.wake.notify_one();
+        }
     }
 }
 
@@ -130,31 +135,26 @@ impl Drop for Keeper {
 struct Work {
     tools: Tools,
     desk: Arc<Desk>,
-    sentinel_at: (Sequence, Timestamp),
+    sentinel_at: Sequence,
 }
 
 impl Work {
     fn run(&mut self) {
         loop {
-            let is_idle = self.wait();
+            let is_due = self.wait();
             let mut mail = self.desk.mail();
-            mail.has_news = false;
-            let is_due = is_idle
-                || mail.is_stopped
-                || mail.commits >= COMMITS_MAX
-                || mail.at.since(self.sentinel_at.1) >= LAG_MAX;
+            let is_due = is_due || mail.is_stopped || mail.commits >= COMMITS_MAX;
             if is_due {
                 mail.commits = 0;
             }
-            let (durable, chain, at, is_stopped) =
-                (mail.durable, mail.chain, mail.at, mail.is_stopped);
+            let (durable, chain, is_stopped) = (mail.durable, mail.chain, mail.is_stopped);
             // Only with an index that stands where the forgetting was heard of.
             let is_level = self.desk.indexed().is_none_or(|indexed| indexed >= durable);
             let forgets = if is_level { std::mem::take(&mut mail.forgets) } else { Vec::new() };
             drop(mail);
-            if is_due && durable > self.sentinel_at.0 {
+            if is_due && durable > self.sentinel_at {
                 self.write_sentinel(durable, chain);
-                self.sentinel_at = (durable, at);
+                self.sentinel_at = durable;
             }
             self.index(durable, &forgets);
             if is_stopped && self.desk.indexed().is_none_or(|indexed| indexed >= durable) {
@@ -169,16 +169,19 @@ impl Work {
         }
     }
 
-    /// Waits for something to do; `true` if nothing came for a while.
+    /// Waits for the next round, or for something that cannot; `true` if it is the round.
     fn wait(&self) -> bool {
-        let mail = self.desk.mail();
-        let is_behind = self.desk.indexed().is_some_and(|indexed| indexed < mail.durable);
-        if is_behind || mail.is_stopped || mail.has_news {
-            return false;
+        let next = Instant::now() + LAG_MAX;
+        let mut mail = self.desk.mail();
+        while !self.desk.is_urgent(&mail) {
+            let left = next.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            let woken = self.desk.wake.wait_timeout(mail, left);
+            mail = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let patience = Duration::from_millis(LAG_MAX.as_millis());
-        let woken = self.desk.wake.wait_timeout(mail, patience);
-        woken.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        false
     }
 
     fn write_sentinel(&self, sequence: Sequence, chain: Chain) {

@@ -136,13 +136,12 @@ impl Store {
         let (last, chain) = (log.last(), *log.chain());
         sentinel.write(&Sentinel { shard: options.shard, sequence: last, chain })?;
         let reader = Reader::new(&places.log, log.cursor());
-        let latest = snapshot.at;
         let tools = Tools { shard: options.shard, sentinel, reader, index };
         let keeper = Keeper::start(tools, last, chain)
             .map_err(|error| StoreError::io("start a thread for", dir, error))?;
         let store = Self { desk: keeper.desk(), log: places.log, _lock: Arc::clone(&lock) };
         let report = OpenReport { torn, index: report, restored };
-        let journal = LogJournal::new(log, latest, keeper, lock);
+        let journal = LogJournal::new(log, keeper, lock);
         Ok(Opened { snapshot, last, report, journal, store })
     }
 

@@ -33,7 +33,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=float, default=50, help="tasks begun each second")
     parser.add_argument("--seconds", type=float, default=20, help="for how long tasks are begun")
-    parser.add_argument("--mix", default="rust=96,go=3,python=1", help="shares of the three workloads")
+    parser.add_argument("--mix", default="rust=97,go=2.5,python=0.5", help="shares of the three workloads")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mayfly", required=True, type=pathlib.Path)
     parser.add_argument("--verifier", required=True, type=pathlib.Path)
@@ -173,7 +173,7 @@ class Supervisor:
             ),
             idempotency_key=key,
         )
-        return (await self.wire.Begin(request, timeout=CALL_SECONDS)).task
+        return (await house.call(self.wire.Begin, request, CALL_SECONDS)).task
 
     async def end(self, process, task, ending, ends):
         """Returns the instant of the end, or one before it."""
@@ -186,7 +186,7 @@ class Supervisor:
         if ending == "kill":
             process.kill()
         else:
-            await self.wire.End(self.tasks.EndRequest(task=task, cause="completed"), timeout=CALL_SECONDS)
+            await house.call(self.wire.End, self.tasks.EndRequest(task=task, cause="completed"), CALL_SECONDS)
             self.samples["end"].append((time.monotonic_ns() - since) / 1e6)
         return since
 
@@ -209,7 +209,8 @@ class Supervisor:
         await asyncio.gather(*(refused(held) for held in self.held))
         ours = {held["task"] for held in self.held}
         for profile in self.programs:
-            listed = await self.operator_wire.ListTasks(self.operator.ListTasksRequest(profile=profile))
+            request = self.operator.ListTasksRequest(profile=profile)
+            listed = await house.call(self.operator_wire.ListTasks, request, CALL_SECONDS)
             self.claims.hold("no task of the run lives", not listed.tasks, [view.task for view in listed.tasks][:5])
             await self.take_stock(profile)
         return ours
@@ -218,7 +219,7 @@ class Supervisor:
         holdings, page = [], ""
         while True:
             request = self.operator.InventoryRequest(profile=profile, page_token=page)
-            stock = await self.operator_wire.Inventory(request, timeout=CALL_SECONDS)
+            stock = await house.call(self.operator_wire.Inventory, request, CALL_SECONDS)
             holdings += stock.holdings
             page = stock.next_page_token
             if not page:
@@ -262,7 +263,7 @@ async def main():
         broker = await house.Broker.start(wish.mayfly, work, names)
         verifier = await house.Verifier.start(wish.verifier, broker)
         orchestrator, admin = house.channel(broker.data / "tasks.sock"), house.channel(broker.data / "admin.sock")
-        async with orchestrator, admin:
+        with orchestrator, admin:
             wires = tasks_grpc.TasksStub(orchestrator), operator_grpc.OperatorStub(admin)
             protos = tasks, wires[0], operator, wires[1], record
             supervisor = Supervisor(wish, work, broker, verifier, protos)

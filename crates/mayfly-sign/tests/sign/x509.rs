@@ -7,7 +7,7 @@ use mayfly_sign::{
 };
 use proptest::prelude::*;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 fn issue(ring: &KeyRing, path: &str) -> mayfly_sign::X509Svid {
     let key = LeafKey::generate().expect("a key");
@@ -28,6 +28,16 @@ fn a_leaf_is_accepted_for_both_ends_until_it_expires() {
     assert!(webpki(&svid.chain_der, &bundle, svid.not_before.minus(second), None).is_err());
     let stranger = crate::common::ring().x509_bundle();
     assert!(webpki(&svid.chain_der, &stranger, NOW, None).is_err());
+}
+
+#[test]
+fn points_49_and_57_an_authority_names_the_bare_trust_domain_and_constrains_no_names() {
+    let bundle = ring().x509_bundle();
+    let (_, authority) = X509Certificate::from_der(&bundle).expect("one certificate");
+    let names = authority.subject_alternative_name().expect("one").expect("some").value;
+    let uri = GeneralName::URI("spiffe://example.org");
+    assert_eq!(names.general_names, [uri], "no path, and no other name");
+    assert!(authority.name_constraints().expect("one at most").is_none());
 }
 
 #[test]
