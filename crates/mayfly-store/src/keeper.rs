@@ -10,7 +10,7 @@ use std::{
     io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{Builder, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use mayfly_audit::{Chain, Reader};
@@ -171,17 +171,9 @@ impl Work {
 
     /// Waits for the next round, or for something that cannot; `true` if it is the round.
     fn wait(&self) -> bool {
-        let next = Instant::now() + LAG_MAX;
-        let mut mail = self.desk.mail();
-        while !self.desk.is_urgent(&mail) {
-            let left = next.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
-            }
-            let woken = self.desk.wake.wait_timeout(mail, left);
-            mail = woken.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        false
+        let (mail, is_calm) = (self.desk.mail(), |mail: &mut Mail| !self.desk.is_urgent(mail));
+        let woken = self.desk.wake.wait_timeout_while(mail, LAG_MAX, is_calm);
+        woken.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     fn write_sentinel(&self, sequence: Sequence, chain: Chain) {

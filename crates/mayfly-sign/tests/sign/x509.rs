@@ -33,7 +33,7 @@ fn a_leaf_is_accepted_for_both_ends_until_it_expires() {
 #[test]
 fn points_49_and_57_an_authority_names_the_bare_trust_domain_and_constrains_no_names() {
     let bundle = ring().x509_bundle();
-    let (_, authority) = X509Certificate::from_der(&bundle).expect("one certificate");
+    let (_, authority) = X509Certificate::from_der(&bundle[0]).expect("a certificate");
     let names = authority.subject_alternative_name().expect("one").expect("some").value;
     let uri = GeneralName::URI("spiffe://example.org");
     assert_eq!(names.general_names, [uri], "no path, and no other name");
@@ -148,7 +148,7 @@ proptest! {
         prop_assert_eq!(webpki(&svid.chain_der, &ring.x509_bundle(), NOW, None), Ok(()));
         let (_, leaf) = X509Certificate::from_der(&svid.chain_der).expect("a certificate");
         let names = leaf.subject_alternative_name().expect("one").expect("some").value;
-        let [x509_parser::extensions::GeneralName::URI(uri)] = names.general_names.as_slice() else {
+        let [GeneralName::URI(uri)] = names.general_names.as_slice() else {
             return Err(TestCaseError::fail("not one URI"));
         };
         prop_assert_eq!(*uri, spiffe_id.as_str());
