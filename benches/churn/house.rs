@@ -13,6 +13,7 @@ use mayfly_proto::mayfly::v1::{
 };
 use nix::unistd::Pid;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tempfile::TempDir;
 use tokio::{net::UnixStream, process::Child};
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -20,6 +21,9 @@ use crate::measure::{Fault, PROGRAM};
 
 /// Tasks are reached by sockets of their own, so one process of clients can hold many of them.
 const CONFIGURATION: &str = r#"trust_domain = "example.org"
+
+[workload]
+task_sockets = "TASK_SOCKETS"
 
 [[profile]]
 name = "churn"
@@ -43,6 +47,7 @@ pub(crate) struct House {
     broker: Child,
     pid: Pid,
     dir: PathBuf,
+    _sockets: TempDir,
     pub(crate) tasks: TasksClient<Channel>,
     operator: OperatorClient<Channel>,
 }
@@ -53,13 +58,18 @@ impl House {
         fs::create_dir(dir)?;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
         let config = dir.join("mayfly.toml");
-        fs::write(&config, CONFIGURATION)?;
+        // Where operators are told to have them: what is on the disk that is meant is the log.
+        let memory = Path::new("/dev/shm");
+        let sockets = if memory.is_dir() { memory } else { dir };
+        let sockets = tempfile::Builder::new().prefix("mayfly-churn").tempdir_in(sockets)?;
+        let text = CONFIGURATION.replace("TASK_SOCKETS", &sockets.path().to_string_lossy());
+        fs::write(&config, text)?;
         let broker = stage::start_broker(Path::new(PROGRAM), dir, &config).await?;
         let pid = broker.id().and_then(|pid| i32::try_from(pid).ok());
         let pid = Pid::from_raw(pid.ok_or("the broker has no pid")?);
         let tasks = TasksClient::new(connect(dir.join("tasks.sock")).await?);
         let operator = admin::connect(dir).await?;
-        Ok(Self { broker, pid, dir: dir.to_owned(), tasks, operator })
+        Ok(Self { broker, pid, dir: dir.to_owned(), _sockets: sockets, tasks, operator })
     }
 
     /// Where everybody asks.

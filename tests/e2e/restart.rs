@@ -7,8 +7,8 @@ use tonic::Code;
 
 use crate::{
     actor::{Actor, X509Stream, copy_of},
-    common::{Broker, Operator, task_of, within},
-    stand::{AUDIENCE, begin_on, is_valid, stand},
+    common::{Broker, Operator, Site, task_of, until, within},
+    stand::{AUDIENCE, begin_on, configuration, is_valid, stand},
 };
 
 async fn shell(script: &str) {
@@ -73,22 +73,33 @@ async fn a_restart_ends_the_tasks_of_the_dead_and_keeps_those_of_the_living() {
     let seen = async || {
         (find(&operator.clone().list(true).await.ok()?, &job_task).state == "ended").then_some(())
     };
-    crate::common::until("the end of one that lived on", seen).await;
+    until("the end of one that lived on", seen).await;
 }
 
-/// A task with a socket of its own gets it back under the same name.
+/// A task with a socket of its own gets it back under the same name, wherever such sockets stand, and it goes
+/// with its task.
 #[tokio::test]
 async fn a_task_socket_is_there_again_after_a_restart() {
-    let (site, broker, mut operator) = stand().await;
-    let begun = operator.begin(task_of("booth", Holder::Socket(true))).await.expect("a task");
-    let endpoint = mayfly_verify::Endpoint::parse(&format!("unix://{}", begun.socket));
-    let endpoint = endpoint.expect("a path");
-    let client = mayfly_verify::WorkloadClient::new(&endpoint);
-    let before = client.fetch_x509().await.expect("an identity");
-    broker.kill().await;
-    let _broker = site.start().await;
-    let after = crate::common::until("the socket", async || client.fetch_x509().await.ok()).await;
-    assert_eq!(before.svids[0].spiffe_id, after.svids[0].spiffe_id);
+    for folder in ["data/tasks", "elsewhere"] {
+        let told = format!("socket = \"workload.sock\"\ntask_sockets = \"{folder}\"");
+        let site = Site::new(&configuration("").replace("socket = \"workload.sock\"", &told));
+        let broker = site.start().await;
+        let mut operator = broker.operator().await;
+        let begun = operator.begin(task_of("booth", Holder::Socket(true))).await.expect("a task");
+        let socket = Path::new(&begun.socket);
+        assert!(socket.starts_with(site.root().canonicalize().expect("ours").join(folder)));
+        let endpoint = mayfly_verify::Endpoint::parse(&format!("unix://{}", begun.socket));
+        let client = mayfly_verify::WorkloadClient::new(&endpoint.expect("a path"));
+        let before = client.fetch_x509().await.expect("an identity");
+        drop(operator);
+        broker.kill().await;
+        let broker = site.start().await;
+        let after = until("the socket", async || client.fetch_x509().await.ok()).await;
+        assert_eq!(before.svids[0].spiffe_id, after.svids[0].spiffe_id);
+        broker.operator().await.end(&begun.task, "completed").await.expect("ended");
+        let folder = socket.parent().expect("its own");
+        until("an empty place", async || (!folder.exists()).then_some(())).await;
+    }
 }
 
 /// What has to survive whatever is done to the index.

@@ -83,9 +83,12 @@ pub const BATCHES_BYTES_MAX: usize = 1024 * 1024;
 pub const REPORT_NAME_BYTES_MAX: usize = 2048;
 /// Bytes of bitmaps in one part of a snapshot.
 pub const SNAPSHOT_PART_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// Revocation lists in one answer of the Workload API, in bytes, all authorities together. Some 10,000
-/// entries; beyond that the lists cost every stream more than anybody gains by them.
+/// Revocation lists in one answer about bundles, in bytes, all authorities together. Some 10,000 entries;
+/// beyond that the lists cost every stream more than anybody gains by them.
 pub const CRL_BYTES_MAX: usize = 512 * 1024;
+/// The same beside certificates: some 300 entries. Each new task gets one such answer, no client in use
+/// reads its lists, and where hundreds of tasks end a second they would be a hundred times its size.
+pub const SVID_CRL_BYTES_MAX: usize = 16 * 1024;
 /// Names in one request of an Envoy: more than anybody can hold.
 pub const SECRETS_MAX: usize = 512;
 /// Revocation lists that are sent to an Envoy, in bytes of DER, all authorities together. Some 170,000
@@ -135,7 +138,7 @@ const _: () = assert!(CALLS_PER_USER_MAX < CALLS_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX > 3 * 64 * 1024);
 const _: () = assert!(HEARTBEAT_MIN.as_millis() <= HEARTBEAT_DEFAULT.as_millis());
 const _: () = assert!(HEARTBEAT_DEFAULT.as_millis() <= HEARTBEAT_MAX.as_millis());
-const _: () = assert!(CRL_BYTES_MAX < RESPONSE_BYTES_MAX / 2);
+const _: () = assert!(SVID_CRL_BYTES_MAX < CRL_BYTES_MAX && CRL_BYTES_MAX < RESPONSE_BYTES_MAX / 2);
 // PEM is a good third longer than DER, and the bundles need room beside the lists.
 const _: () = assert!(SECRET_CRL_BYTES_MAX / 2 * 3 + RESPONSE_BYTES_MAX <= SECRETS_BYTES_MAX);
 const _: () = assert!(PAGE_DEFAULT <= PAGE_MAX && PAGE_BYTES_MAX < RESPONSE_BYTES_MAX);

@@ -55,9 +55,9 @@ fn bundle<'a>(
 /// Our revocation lists, as an extra that no shipped client reads. All of them or none: a list that
 /// grew too long is left out rather than making the whole answer too long for its clients; it stands in
 /// the data directory in any case.
-fn revocation_lists(bundles: &Bundles) -> Vec<Bytes> {
+fn revocation_lists(bundles: &Bundles, bytes_max: usize) -> Vec<Bytes> {
     let total: usize = bundles.crls.iter().map(Bytes::len).sum();
-    if total <= limits::CRL_BYTES_MAX { bundles.crls.clone() } else { Vec::new() }
+    if total <= bytes_max { bundles.crls.clone() } else { Vec::new() }
 }
 
 /// Bundles of the foreign trust domains that these identities may verify.
@@ -113,7 +113,7 @@ pub(crate) fn x509_svids(
     }
     Ok(workload::X509svidResponse {
         svids,
-        crl: revocation_lists(bundles),
+        crl: revocation_lists(bundles, limits::SVID_CRL_BYTES_MAX),
         federated_bundles: by_uri(federated(&bundles.x509, &who)),
     })
 }
@@ -125,7 +125,8 @@ pub(crate) fn x509_bundles(
 ) -> Result<workload::X509BundlesResponse, Denial> {
     let who: Vec<_> = who.iter().collect();
     let all = all_bundles(&bundles.x509, &who)?;
-    Ok(workload::X509BundlesResponse { crl: revocation_lists(bundles), bundles: by_uri(all) })
+    let crl = revocation_lists(bundles, limits::CRL_BYTES_MAX);
+    Ok(workload::X509BundlesResponse { crl, bundles: by_uri(all) })
 }
 
 /// `FetchJWTBundles`.
@@ -254,7 +255,9 @@ mod tests {
     fn point_32_a_revocation_list_never_makes_an_answer_too_long() {
         let with =
             |bytes: usize| Bundles { crls: vec![vec![0; bytes].into()], ..Bundles::default() };
-        assert_eq!(revocation_lists(&with(limits::CRL_BYTES_MAX)).len(), 1);
-        assert_eq!(revocation_lists(&with(limits::CRL_BYTES_MAX + 1)), Vec::<Bytes>::new());
+        for most in [limits::SVID_CRL_BYTES_MAX, limits::CRL_BYTES_MAX] {
+            assert_eq!(revocation_lists(&with(most), most).len(), 1);
+            assert_eq!(revocation_lists(&with(most + 1), most), Vec::<Bytes>::new());
+        }
     }
 }

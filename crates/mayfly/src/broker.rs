@@ -140,6 +140,10 @@ impl Broker {
         let now = clock();
         let uid = rustix::process::geteuid().as_raw();
         let paths = Paths::prepare(&options.data_dir, uid)?;
+        let paths = match &config.task_sockets {
+            Some(dir) => paths.with_task_sockets(dir, uid)?,
+            None => paths,
+        };
         raise_descriptor_limit();
         let opened = open_store(&paths, &options, now).await?;
         let mut notices = notices(&opened.report);

@@ -103,6 +103,7 @@ struct RawConfig {
 struct RawWorkload {
     socket: Option<PathBuf>,
     mode: Option<String>,
+    task_sockets: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -146,6 +147,8 @@ pub struct Config {
     pub workload_socket: PathBuf,
     /// Its permission bits. Attestation decides who gets what, so everyone may connect by default.
     pub workload_mode: u32,
+    /// The directory of the tasks' own sockets, `None` for the data directory's.
+    pub task_sockets: Option<PathBuf>,
     /// Where the Task API is served besides the data directory, which is private, and the permission
     /// bits there.
     pub tasks_socket: Option<(PathBuf, u32)>,
@@ -194,6 +197,7 @@ impl Config {
             node: host_name(),
             workload_socket: data_dir.join("workload.sock"),
             workload_mode: 0o777,
+            task_sockets: None,
             tasks_socket: None,
             key_storage: KeyStorage::Disk,
             ca_ttl: CA_TTL_DEFAULT,
@@ -268,6 +272,7 @@ impl Config {
             node: raw.node.map_or(Ok(built_in.node), node)?,
             workload_socket,
             workload_mode: mode("workload.mode", raw.workload.mode)?.unwrap_or(0o777),
+            task_sockets: raw.workload.task_sockets.map(|dir| base.join(dir)),
             tasks_socket: tasks_socket(raw.tasks, base, &taken)?,
             key_storage: key_storage(raw.authority.storage.as_deref())?,
             ca_ttl: ttl("authority.ca_ttl", raw.authority.ca_ttl.as_deref())?,

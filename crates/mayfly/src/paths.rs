@@ -7,9 +7,12 @@ use std::{
 
 use mayfly_core::TaskId;
 
-/// A data directory.
+/// A data directory, and where the tasks' own sockets stand.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Paths(PathBuf);
+pub struct Paths {
+    root: PathBuf,
+    tasks: PathBuf,
+}
 
 /// Why a data directory is not used.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +26,7 @@ pub enum DataDirError {
         source: std::io::Error,
     },
     /// It is somebody else's.
-    #[error("`{path}` belongs to user {owner}: choose another directory with `--data-dir`")]
+    #[error("`{path}` belongs to user {owner}: choose another directory")]
     Foreign {
         /// Which.
         path: PathBuf,
@@ -46,81 +49,95 @@ impl Paths {
     /// # Errors
     /// [`DataDirError`] if others could read our keys or put theirs in place.
     pub fn prepare(dir: &Path, uid: u32) -> Result<Self, DataDirError> {
-        let io = |source| DataDirError::Io { path: dir.to_owned(), source };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
-        let dir = dir.canonicalize().map_err(io)?;
-        let path = dir.clone();
-        let meta = std::fs::metadata(&dir)
-            .map_err(|source| DataDirError::Io { path: path.clone(), source })?;
-        if meta.uid() != uid {
-            return Err(DataDirError::Foreign { path, owner: meta.uid() });
-        }
-        let mode = meta.permissions().mode() & 0o777;
-        if mode & 0o022 != 0 {
-            return Err(DataDirError::Open { path, mode });
-        }
-        Ok(Self(dir))
+        let root = prepare_private(dir, uid)?;
+        Ok(Self { tasks: root.join("tasks"), root })
+    }
+
+    /// The tasks' own sockets stand in `dir`, which is made as the data directory is.
+    ///
+    /// # Errors
+    /// [`DataDirError`] if others could put theirs in place.
+    pub fn with_task_sockets(self, dir: &Path, uid: u32) -> Result<Self, DataDirError> {
+        Ok(Self { tasks: prepare_private(dir, uid)?, ..self })
     }
 
     /// The directory itself.
     #[must_use]
     pub fn root(&self) -> &Path {
-        &self.0
+        &self.root
     }
 
     /// The operator API's socket.
     #[must_use]
     pub fn admin_socket(&self) -> PathBuf {
-        crate::admin::socket(&self.0)
+        crate::admin::socket(&self.root)
     }
 
     /// The Task API's socket, for orchestrators and operators that are somebody else.
     #[must_use]
     pub fn tasks_socket(&self) -> PathBuf {
-        self.0.join("tasks.sock")
+        self.root.join("tasks.sock")
     }
 
     /// Authority keys, 0700.
     #[must_use]
     pub fn keys(&self) -> PathBuf {
-        self.0.join("keys")
+        self.root.join("keys")
     }
 
     /// The profiles that were applied while the broker ran, if any were.
     #[must_use]
     pub fn applied_profiles(&self) -> PathBuf {
-        self.0.join("profiles.toml")
+        self.root.join("profiles.toml")
     }
 
     /// Revocation lists, one per authority.
     #[must_use]
     pub fn crls(&self) -> PathBuf {
-        self.0.join("crl")
+        self.root.join("crl")
     }
 
     /// What bundle endpoints gave, one file per foreign trust domain.
     #[must_use]
     pub fn bundles(&self) -> PathBuf {
-        self.0.join("bundles")
+        self.root.join("bundles")
     }
 
     /// Which tokens of OIDC issuers were used.
     #[must_use]
     pub fn oidc_seen(&self) -> PathBuf {
-        self.0.join("oidc-seen")
+        self.root.join("oidc-seen")
     }
 
     /// The log, as `mayfly-store` lays it out.
     #[must_use]
     pub fn log(&self) -> PathBuf {
-        self.0.join("store").join("log")
+        self.root.join("store").join("log")
     }
 
     /// The socket of one task.
     #[must_use]
     pub fn task_socket(&self, task: TaskId) -> PathBuf {
-        self.0.join("tasks").join(task.to_string()).join("workload.sock")
+        self.tasks.join(task.to_string()).join("workload.sock")
     }
+}
+
+/// A directory of ours, which nobody else can write to.
+fn prepare_private(dir: &Path, uid: u32) -> Result<PathBuf, DataDirError> {
+    let io = |source| DataDirError::Io { path: dir.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+    let dir = dir.canonicalize().map_err(io)?;
+    let path = dir.clone();
+    let meta = std::fs::metadata(&dir)
+        .map_err(|source| DataDirError::Io { path: path.clone(), source })?;
+    if meta.uid() != uid {
+        return Err(DataDirError::Foreign { path, owner: meta.uid() });
+    }
+    let mode = meta.permissions().mode() & 0o777;
+    if mode & 0o022 != 0 {
+        return Err(DataDirError::Open { path, mode });
+    }
+    Ok(dir)
 }
 
 /// Replaces a file that only its owner may read, durably and whole.

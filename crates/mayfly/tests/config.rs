@@ -360,10 +360,11 @@ fn the_command_lines_trust_domain_wins() {
 
 #[test]
 fn a_relative_path_starts_at_the_files_own_folder() {
-    let text = "[workload]\nsocket = \"run/w.sock\"\n[[federation]]\ntrust_domain = \"b.c\"\n\
+    let text = "[workload]\nsocket = \"run/w.sock\"\ntask_sockets = \"run\"\n[[federation]]\ntrust_domain = \"b.c\"\n\
                 bundle = \"b.pem\"";
     let config = parse(text).expect("a good file");
     assert_eq!(config.workload_socket, Path::new("/etc/mayfly/run/w.sock"));
+    assert_eq!(config.task_sockets.as_deref(), Some(Path::new("/etc/mayfly/run")));
     let bundles: Vec<_> = config.federation.iter().map(|one| one.bundle.as_deref()).collect();
     assert_eq!(bundles, [Some(Path::new("/etc/mayfly/b.pem"))]);
 }
