@@ -32,11 +32,11 @@ use crate::{
 };
 
 /// The audience of the issuer's tokens.
-const FOR_B: &str = "spiffe://b.example";
+pub(crate) const FOR_B: &str = "spiffe://b.example";
 
 /// A trust domain with a document port whose certificate is the web's.
-struct Town {
-    site: Site,
+pub(crate) struct Town {
+    pub(crate) site: Site,
     pages: SocketAddr,
 }
 
@@ -73,7 +73,7 @@ owner = "team"
         Self { site, pages }
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("https://localhost:{}", self.pages.port())
     }
 
@@ -83,15 +83,15 @@ owner = "team"
 }
 
 /// An issuer, and a trust domain that lets it vouch for jobs.
-struct Towns {
-    a: Town,
+pub(crate) struct Towns {
+    pub(crate) a: Town,
     issuer: Broker,
-    b: Town,
+    pub(crate) b: Town,
     broker: Option<Broker>,
 }
 
 impl Towns {
-    async fn found() -> Self {
+    pub(crate) async fn found() -> Self {
         let a = Town::new("a.example", |_| String::new());
         let (url, ca, uid) = (a.url(), a.ca(), own_uid());
         let b = Town::new("b.example", |_| {
@@ -129,11 +129,22 @@ binding = "lease"
         Self { a, issuer, b, broker }
     }
 
-    fn broker(&self) -> &Broker {
+    /// The same with another configuration of B.
+    pub(crate) async fn with(mut self, change: impl FnOnce(String) -> String) -> Self {
+        let stopped = self.broker.take().expect("it was started").stop().await;
+        assert_eq!(stopped, Some(0), "it was asked to stop");
+        let config = self.b.site.config();
+        let text = std::fs::read_to_string(&config).expect("ours");
+        std::fs::write(&config, change(text)).expect("ours");
+        self.broker = Some(self.b.site.start().await);
+        self
+    }
+
+    pub(crate) fn broker(&self) -> &Broker {
         self.broker.as_ref().expect("it was started")
     }
 
-    async fn token(&self, audience: &str) -> String {
+    pub(crate) async fn token(&self, audience: &str) -> String {
         token(&self.issuer.workload(), audience).await
     }
 
@@ -157,7 +168,7 @@ binding = "lease"
         (status.expect("a status"), serde_json::from_str(body).unwrap_or(Value::Null))
     }
 
-    async fn begin(&self, token: &str) -> (u16, Value) {
+    pub(crate) async fn begin(&self, token: &str) -> (u16, Value) {
         self.post("/v1/ci/tasks", Some(token), &wish("ci-job")).await
     }
 

@@ -45,6 +45,7 @@ mod rotation;
 mod run;
 mod sidecar;
 mod stand;
+mod subjects;
 mod tasks;
 mod trees;
 mod verifiers;

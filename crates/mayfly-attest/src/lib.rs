@@ -23,6 +23,7 @@ compile_error!("mayfly-attest sees processes through pidfds and /proc, which onl
 mod cgroup;
 mod collect;
 pub mod dwelling;
+mod engine;
 mod error;
 mod exe;
 mod find;
@@ -38,6 +39,7 @@ mod watch;
 
 pub use cgroup::{Cgroup, CgroupError, Visit};
 pub use collect::{CollectOptions, Collector, LINEAGE_MAX, lineage};
+pub use engine::Engine;
 pub use error::AttestError;
 pub use find::{find_container, find_pod, find_unit};
 pub use hash::HashCache;

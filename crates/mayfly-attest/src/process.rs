@@ -166,7 +166,9 @@ impl Process {
             let dead = |stat: &Stat| matches!(stat.state, b'Z' | b'X');
             let zombie = read_stat(self.key.pid).ok().filter(dead);
             let zombie = zombie.filter(|_| may_see(self.key.pid));
-            reaped().or_else(|| self.exists().then(|| zombie.map(|stat| stat.exit)).flatten())
+            let shown = || self.exists().then(|| zombie.map(|stat| stat.exit)).flatten();
+            // The pidfd is told before the PID is free: who is gone by now has been written down.
+            reaped().or_else(shown).or_else(reaped)
         })?;
         Some(Exit::from_wait_status(status))
     }

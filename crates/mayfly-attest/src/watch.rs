@@ -19,6 +19,7 @@ use tokio::{
 
 use crate::{
     cgroup,
+    engine::Engine,
     error::AttestError,
     kernel::sleep_on,
     members::members,
@@ -86,6 +87,7 @@ pub struct Watcher {
     opened: u64,
     eyes_max: usize,
     systemd: Option<Systemd>,
+    engine: Option<Engine>,
 }
 
 impl Watcher {
@@ -95,13 +97,19 @@ impl Watcher {
     pub fn new(eyes_max: usize, sightings_max: usize) -> (Self, mpsc::Receiver<Sighting>) {
         let (sightings, seen) = mpsc::channel(sightings_max.max(1));
         let (eyes, open) = (JoinSet::new(), BTreeMap::new());
-        (Self { sightings, eyes, open, opened: 0, eyes_max, systemd: None }, seen)
+        (Self { sightings, eyes, open, opened: 0, eyes_max, systemd: None, engine: None }, seen)
     }
 
     /// The same, which asks this systemd how its units are. Without one their cgroups decide.
     #[must_use]
     pub fn with_systemd(self, systemd: Systemd) -> Self {
         Self { systemd: Some(systemd), ..self }
+    }
+
+    /// The same, which asks this engine how a container ended that has no main process.
+    #[must_use]
+    pub fn with_engine(self, engine: Option<Engine>) -> Self {
+        Self { engine, ..self }
     }
 
     /// Watches the holder of `task` from now on, instead of the one watched for it before. A holder
@@ -130,7 +138,9 @@ impl Watcher {
             Holder::Process(key) | Holder::Lineage(key) => Eye::on_process(key, peer),
             Holder::Cgroup(path) => Eye::on_cgroup(path, cgroup::open_events(path)),
             Holder::Unit(unit) => Eye::on_unit(unit, self.systemd.as_ref()),
-            Holder::Container(it) => Eye::on_key(&it.cgroup),
+            Holder::Container(it) => {
+                Eye::on_key(&it.cgroup).map(|eye| eye.told_by(self.engine.as_ref(), &it.id))
+            }
             Holder::Pod(it) => Eye::on_key(&it.cgroup),
             Holder::Socket | Holder::Lease | Holder::Job => return Ok(()),
         };
@@ -206,6 +216,7 @@ pub fn is_alive(holder: &Holder) -> Result<bool, AttestError> {
 enum Eye {
     Process(Deathbed),
     Cgroup(AsyncFd<OwnedFd>, Option<Deathbed>),
+    Container(AsyncFd<OwnedFd>, Engine, String),
     Unit(AsyncFd<OwnedFd>, Box<Unit>, Systemd),
     Already(Seen),
 }
@@ -237,6 +248,16 @@ impl Eye {
         Ok(Self::Cgroup(events, sole_member(path).map(Deathbed::of).transpose()?))
     }
 
+    /// The eye on a container without a main process, whose engine is asked.
+    fn told_by(self, engine: Option<&Engine>, id: &str) -> Self {
+        match (self, engine) {
+            (Self::Cgroup(events, None), Some(engine)) => {
+                Self::Container(events, engine.clone(), id.to_owned())
+            }
+            (other, _) => other,
+        }
+    }
+
     fn on_unit(unit: &Unit, systemd: Option<&Systemd>) -> Result<Self, AttestError> {
         let eye = Self::on_key(&unit.cgroup)?;
         Ok(match (eye, systemd) {
@@ -257,6 +278,10 @@ impl Eye {
             Self::Unit(events, unit, systemd) => {
                 unit_ended(&events, &unit, &systemd).await.unwrap_or(Seen::Blinded)
             }
+            Self::Container(eye, engine, id) => match emptied(&eye).await {
+                Ok(()) => Seen::CgroupEmptied { exit: engine.exit(&id).await },
+                Err(_) => Seen::Blinded,
+            },
             Self::Cgroup(eye, main) => match emptied(&eye).await {
                 Ok(()) => Seen::CgroupEmptied { exit: last_words(main).await },
                 Err(_) => Seen::Blinded,

@@ -267,11 +267,14 @@ fn a_hint_has_at_most_1024_bytes() {
 
 #[test]
 fn only_a_socket_of_its_own_needs_no_selectors() {
-    for binding in ["process", "cgroup", "lease", "lineage"] {
+    for binding in ["process", "cgroup", "lineage", "systemd", "container", "pod"] {
         let text = without("selectors") + &format!("binding = \"{binding}\"\n");
         assert_eq!(only_problem(&text).field.as_deref(), Some("selectors"));
     }
-    assert!(parse(&(without("selectors") + "binding = \"socket\"\n")).is_ok());
+    for binding in ["socket", "lease"] {
+        let text = without("selectors") + &format!("binding = \"{binding}\"\n");
+        assert!(parse(&text).is_ok(), "{binding}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use futures_util::Stream;
 use mayfly_attest::Peer;
-use mayfly_core::{Denial, Fact, Principal, Sequence, State, Task, TaskId, Timestamp};
+use mayfly_core::{Denial, Fact, Principal, Sequence, Span, State, Task, TaskId, Timestamp};
 
 use crate::{guest::Guest, story};
 
@@ -28,6 +28,15 @@ impl Asker {
         };
         Self { principal, peer: guest.peer().cloned() }
     }
+}
+
+/// Whom a token of a configured issuer is about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Bearer {
+    /// Its subject.
+    pub principal: Principal,
+    /// How long it still counts.
+    pub lasts: Span,
 }
 
 /// What something is to be done to.

@@ -22,6 +22,7 @@
 pub mod asking;
 #[doc(hidden)]
 pub mod authority;
+mod bearer;
 pub mod broker_api;
 mod connection;
 pub mod desk;

@@ -10,7 +10,7 @@ use mayfly_core::{
     Timestamp,
 };
 
-use crate::asking::{Asker, Found, Object, Query, Watching};
+use crate::asking::{Asker, Bearer, Found, Object, Query, Watching};
 
 /// A No to an operator, who may know more than a stranger.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -32,6 +32,8 @@ pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send>>;
 
 /// Where operators' wishes go.
 pub trait Office: Send + Sync + 'static {
+    /// Whom a token is about that somebody shows instead of the user that runs it.
+    fn recognise(&self, token: String) -> Answer<Bearer>;
     /// Whether `who` may do `act` to `object`. A No is noted in the log.
     fn entitle(&self, who: Asker, act: Act, object: Object) -> Answer<()>;
     /// One task as it is.

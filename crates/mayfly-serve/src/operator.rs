@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     asking::{Asker, Object},
+    bearer,
     guest::Guest,
     office::{self, BeginWish, HolderWish, Office, Order, Refusal, Target},
     status, story, tasks,
@@ -41,12 +42,19 @@ impl OperatorService {
     }
 
     /// Lets in who may do `act` to `object`.
-    async fn admit<T>(&self, request: &Request<T>, act: Act, object: Object) -> Result<(), Status> {
+    async fn admit<T: Sync>(
+        &self,
+        request: &Request<T>,
+        act: Act,
+        object: Object,
+    ) -> Result<Asker, Status> {
         let guest = request.extensions().get::<Arc<Guest>>();
         let guest = guest.ok_or_else(|| refused(Denial::AttestationFailed.into()))?;
         guest.check().map_err(|denial| refused(denial.into()))?;
-        let asker = Asker::of(guest);
-        self.office.entitle(asker, act, object).await.map_err(refused)
+        let shown = bearer::shown(&*self.office, guest, request.metadata()).await;
+        let (asker, _end) = shown.map_err(refused)?;
+        self.office.entitle(asker.clone(), act, object).await.map_err(refused)?;
+        Ok(asker)
     }
 }
 
@@ -79,11 +87,10 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::BeginTaskRequest>,
     ) -> Result<Response<wire::BeginTaskResponse>, Status> {
-        let author = author_of(&request, "")?;
         let wish = begin_wish(request.get_ref().clone()).map_err(|e| malformed(&e))?;
-        self.admit(&request, Act::Begin, tasks::object(&wish)).await?;
-        let is_here = request.extensions().get::<Arc<Guest>>().is_some_and(|g| g.peer().is_some());
-        tasks::check_holder(is_here, &wish.holder).map_err(refused)?;
+        let who = self.admit(&request, Act::Begin, tasks::object(&wish)).await?;
+        tasks::check_holder(who.peer.is_some(), &wish.holder).map_err(refused)?;
+        let author = author(&who, "")?;
         let begun = self.office.begin(wish, author).await.map_err(refused)?;
         Ok(Response::new(wire::BeginTaskResponse {
             task: begun.task.to_string(),
@@ -97,10 +104,10 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::OrderTaskRequest>,
     ) -> Result<Response<wire::OrderTaskResponse>, Status> {
-        let author = author_of(&request, &request.get_ref().reason)?;
         let task = TaskId::parse(&request.get_ref().task).map_err(|e| malformed(&e))?;
         let order = order(request.get_ref().order.clone()).map_err(|e| malformed(&e))?;
-        self.admit(&request, act(&order), Object::Task(task)).await?;
+        let who = self.admit(&request, act(&order), Object::Task(task)).await?;
+        let author = author(&who, &request.get_ref().reason)?;
         let version = self.office.order(task, order, author).await.map_err(refused)?;
         Ok(Response::new(wire::OrderTaskResponse { version: version.0 }))
     }
@@ -135,8 +142,8 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::RevokeRequest>,
     ) -> Result<Response<wire::RevokeResponse>, Status> {
-        self.admit(&request, Act::Revoke, Object::Everything).await?;
-        let author = author_of(&request, &request.get_ref().reason)?;
+        let who = self.admit(&request, Act::Revoke, Object::Everything).await?;
+        let author = author(&who, &request.get_ref().reason)?;
         let request = request.into_inner();
         let target = target(request.target).map_err(|e| malformed(&e))?;
         let revoked = self.office.revoke(target, request.dry_run, author).await.map_err(refused)?;
@@ -160,8 +167,8 @@ impl Operator for OperatorService {
         &self,
         request: Request<wire::ChangeAuthorityRequest>,
     ) -> Result<Response<wire::ChangeAuthorityResponse>, Status> {
-        self.admit(&request, Act::ChangeAuthority, Object::Everything).await?;
-        let author = author_of(&request, &request.get_ref().reason)?;
+        let who = self.admit(&request, Act::ChangeAuthority, Object::Everything).await?;
+        let author = author(&who, &request.get_ref().reason)?;
         let wish = authority::wish(request.into_inner()).map_err(|e| malformed(&e))?;
         let change = self.office.change_authority(wish, author).await.map_err(refused)?;
         Ok(Response::new(wire::ChangeAuthorityResponse {
@@ -222,18 +229,13 @@ impl Operator for OperatorService {
     }
 }
 
-/// On whose word: the user at the other end of a local connection, or the SPIFFE ID of a remote one.
-fn author_of<T>(request: &Request<T>, why: &str) -> Result<Author, Status> {
+/// On whose word: whoever asks, as far as it was proved.
+fn author(who: &Asker, why: &str) -> Result<Author, Status> {
     if why.len() > limits::AUTHOR_BYTES_MAX || why.chars().any(char::is_control) {
         let rule = "it has to be at most 1024 bytes long and without control characters";
         return Err(status::of_field(&field("reason", rule)));
     }
-    let guest = request.extensions().get::<Arc<Guest>>();
-    let by = guest.map(|guest| match guest.id() {
-        Some(id) => id.to_string(),
-        None => format!("uid:{}", guest.user()),
-    });
-    Ok(Author { by: by.unwrap_or_default(), why: why.to_owned() })
+    Ok(Author { by: who.principal.to_string(), why: why.to_owned() })
 }
 
 fn refused(refusal: Refusal) -> Status {

@@ -6,16 +6,18 @@
 mod page;
 mod wish;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, pin::Pin, sync::Arc};
 
 use futures_util::{StreamExt as _, future::join_all, stream};
 use mayfly_core::{Act, Author, Denial, State, Task, TaskId, limits as core_limits};
 use mayfly_proto::mayfly::v1::{self as wire, outcome, tasks_server::Tasks, wish::Wish};
 use prost::Message as _;
+use tokio::time::Sleep;
 use tonic::{Request, Response, Status};
 
 use crate::{
     asking::{Asker, Object, Seen, Watching},
+    bearer,
     guest::Guest,
     limits,
     office::{BeginWish, HolderWish, Office, Order, Refusal},
@@ -43,6 +45,8 @@ impl fmt::Debug for TasksService {
 struct Caller {
     guest: Arc<Guest>,
     asker: Asker,
+    /// When its token has expired, if it shows one.
+    end: Option<Pin<Box<Sleep>>>,
     _seat: Seat,
 }
 
@@ -57,13 +61,15 @@ impl TasksService {
         Self { office, callers: Quota::new(limits::CALLS_MAX, limits::CALLS_PER_USER_MAX) }
     }
 
-    fn admit<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+    async fn admit<T: Sync>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let no = |denial: Denial| status::of_refusal(&denial.into());
         let guest = request.extensions().get::<Arc<Guest>>();
         let guest = Arc::clone(guest.ok_or_else(|| no(Denial::AttestationFailed))?);
         guest.check().map_err(no)?;
         let seat = self.callers.take(guest.user()).ok_or_else(|| no(Denial::Overloaded))?;
-        Ok(Caller { asker: Asker::of(&guest), guest, _seat: seat })
+        let shown = bearer::shown(&*self.office, &guest, request.metadata()).await;
+        let (asker, end) = shown.map_err(|refusal| status::of_refusal(&refusal))?;
+        Ok(Caller { asker, guest, end, _seat: seat })
     }
 
     async fn begin_for(
@@ -222,7 +228,7 @@ impl Tasks for TasksService {
         &self,
         request: Request<wire::BeginRequest>,
     ) -> Result<Response<wire::BeginResponse>, Status> {
-        let caller = self.admit(&request)?;
+        let caller = self.admit(&request).await?;
         answer(self.begin_for(&caller.asker, request.into_inner(), None).await)
     }
 
@@ -230,7 +236,7 @@ impl Tasks for TasksService {
         &self,
         request: Request<wire::DelegateRequest>,
     ) -> Result<Response<wire::BeginResponse>, Status> {
-        let caller = self.admit(&request)?;
+        let caller = self.admit(&request).await?;
         answer(self.delegate_for(&caller.asker, request.into_inner()).await)
     }
 
@@ -238,7 +244,7 @@ impl Tasks for TasksService {
         &self,
         request: Request<wire::GetRequest>,
     ) -> Result<Response<wire::GetResponse>, Status> {
-        let caller = self.admit(&request)?;
+        let caller = self.admit(&request).await?;
         let request = request.into_inner();
         let got = async {
             let id = wish::task("task", &request.task)?;
@@ -258,7 +264,7 @@ impl Tasks for TasksService {
         &self,
         request: Request<wire::ListRequest>,
     ) -> Result<Response<wire::ListResponse>, Status> {
-        let caller = self.admit(&request)?;
+        let caller = self.admit(&request).await?;
         answer(self.page(caller.asker.clone(), request.into_inner()).await)
     }
 
@@ -266,7 +272,7 @@ impl Tasks for TasksService {
         &self,
         request: Request<wire::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let caller = self.admit(&request)?;
+        let caller = self.admit(&request).await?;
         let watching = async {
             let (query, _) = page::query(request.into_inner().filter)?;
             self.office.watch(caller.asker.clone(), query).await
@@ -279,7 +285,7 @@ impl Tasks for TasksService {
         &self,
         request: Request<wire::HeartbeatRequest>,
     ) -> Result<Response<wire::HeartbeatResponse>, Status> {
-        let caller = self.admit(&request)?;
+        let caller = self.admit(&request).await?;
         answer(self.heartbeat_for(&caller.asker, request.into_inner()).await)
     }
 
@@ -287,7 +293,7 @@ impl Tasks for TasksService {
         &self,
         request: Request<wire::AmendRequest>,
     ) -> Result<Response<wire::AmendResponse>, Status> {
-        let caller = self.admit(&request)?;
+        let caller = self.admit(&request).await?;
         answer(self.amend_for(&caller.asker, request.into_inner()).await)
     }
 
@@ -295,7 +301,7 @@ impl Tasks for TasksService {
         &self,
         request: Request<wire::EndRequest>,
     ) -> Result<Response<wire::EndResponse>, Status> {
-        let caller = self.admit(&request)?;
+        let caller = self.admit(&request).await?;
         answer(self.end_for(&caller.asker, request.into_inner()).await)
     }
 
@@ -303,7 +309,7 @@ impl Tasks for TasksService {
         &self,
         request: Request<wire::BatchRequest>,
     ) -> Result<Response<wire::BatchResponse>, Status> {
-        let caller = self.admit(&request)?;
+        let caller = self.admit(&request).await?;
         let wishes = request.into_inner().wishes;
         if wishes.len() > limits::WISHES_MAX {
             return answer(Err(wish::wrong("wishes", "there may be 1000 at once")));
@@ -322,10 +328,17 @@ fn answer<T>(done: Result<T, Refusal>) -> Result<Response<T>, Status> {
 /// without an error takes the work to be done.
 fn told(watching: Watching, caller: Caller) -> Pulled<wire::WatchResponse> {
     Box::pin(stream::unfold(Some((watching, caller)), |state| async move {
-        let (mut watching, caller) = state?;
+        let (mut watching, mut caller) = state?;
+        let expired = async {
+            match &mut caller.end {
+                Some(end) => end.as_mut().await,
+                None => std::future::pending().await,
+            }
+        };
         let seen = tokio::select! {
             biased;
             denial = caller.guest.gone() => Err(denial),
+            () = expired => Err(Denial::OidcTokenInvalid),
             seen = watching.next() => seen.unwrap_or(Err(Denial::NotServing)),
         };
         match seen {

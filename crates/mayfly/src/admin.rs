@@ -44,6 +44,10 @@ pub fn socket(data_dir: &Path) -> PathBuf {
 /// # Errors
 /// [`AdminError`] says whether there is none or it is somebody else's.
 pub async fn connect(data_dir: &Path) -> Result<OperatorClient<Channel>, AdminError> {
+    Ok(OperatorClient::new(channel(data_dir).await?))
+}
+
+pub(crate) async fn channel(data_dir: &Path) -> Result<Channel, AdminError> {
     let path = socket(data_dir);
     match UnixStream::connect(&path).await {
         Ok(_reachable) => {}
@@ -56,6 +60,5 @@ pub async fn connect(data_dir: &Path) -> Result<OperatorClient<Channel>, AdminEr
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
-    let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
-    Ok(OperatorClient::new(channel))
+    Ok(Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector))
 }

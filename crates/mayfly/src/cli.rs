@@ -53,6 +53,9 @@ struct Cli {
     /// [default: that of the data directory]
     #[arg(long, global = true, env = "MAYFLY_ENDPOINT", value_name = "URI", help_heading = GLOBAL)]
     endpoint: Option<String>,
+    /// A file with a token of an OIDC issuer that the broker knows: who asks is then its subject
+    #[arg(long, global = true, env = "MAYFLY_TOKEN_FILE", value_name = "FILE", help_heading = GLOBAL)]
+    token_file: Option<PathBuf>,
     /// How results are printed
     #[arg(long, global = true, value_enum, default_value_t = Output::Table, help_heading = GLOBAL)]
     output: Output,
@@ -132,7 +135,12 @@ pub(crate) fn words() -> clap::Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let context = match cli.data_dir.or_else(default_data_dir) {
-        Some(data_dir) => Context { data_dir, endpoint: cli.endpoint, output: cli.output },
+        Some(data_dir) => Context {
+            data_dir,
+            endpoint: cli.endpoint,
+            token_file: cli.token_file,
+            output: cli.output,
+        },
         None => return fail("no home directory: name one with `--data-dir DIR`"),
     };
     if let Command::Hold(args) = cli.command {

@@ -49,7 +49,12 @@ use tokio::{
     net::{TcpStream, UnixStream},
     time::Instant,
 };
-use tonic::{Code, Response, Status, transport::Channel};
+use tonic::{
+    Code, Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
 
 use crate::clock;
 
@@ -71,11 +76,28 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Where a broker keeps its own SVID.
 const BROKER_PATH: &str = "/mayfly/broker";
 
+/// The token that comes along with each call, if there is one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Badge(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Badge {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// A channel on which a token may be shown.
+pub(crate) type Door = InterceptedService<Channel, Badge>;
+
 /// A connection to a broker's Tasks service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
     channel: Channel,
-    tasks: TasksClient<Channel>,
+    badge: Badge,
+    tasks: TasksClient<Door>,
     patience: Duration,
     /// What renews our certificate and hears whether the broker's still stands.
     _own: Option<Arc<Own>>,
@@ -112,8 +134,23 @@ impl Client {
     /// A client over a channel that is there already.
     #[must_use]
     pub fn over(channel: Channel) -> Self {
-        let tasks = TasksClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        Self { channel, tasks, patience: PATIENCE, _own: None }
+        let badge = Badge::default();
+        let tasks = tasks(&channel, &badge);
+        Self { channel, badge, tasks, patience: PATIENCE, _own: None }
+    }
+
+    /// Shows a token of an issuer that the broker knows with each call: who asks is then its subject. On a
+    /// unix socket alone; over a port the SVID says who asks.
+    ///
+    /// # Errors
+    /// [`ClientError::Token`] if no header can hold it.
+    pub fn with_token(mut self, token: &str) -> Result<Self, ClientError> {
+        let mut value: MetadataValue<Ascii> =
+            format!("Bearer {}", token.trim()).parse().map_err(|_invalid| ClientError::Token)?;
+        value.set_sensitive(true);
+        self.badge = Badge(Some(value));
+        self.tasks = tasks(&self.channel, &self.badge);
+        Ok(self)
     }
 
     /// How long a call is made again while nobody answers; half a minute if nothing is said.
@@ -124,8 +161,8 @@ impl Client {
     }
 
     /// The operator's API behind the same door; it stays open for as long as this client is there.
-    pub(crate) fn operator(&self) -> OperatorClient<Channel> {
-        let operator = OperatorClient::new(self.channel.clone());
+    pub(crate) fn operator(&self) -> OperatorClient<Door> {
+        let operator = OperatorClient::with_interceptor(self.channel.clone(), self.badge.clone());
         operator.max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
@@ -271,7 +308,7 @@ impl Client {
     async fn ask<Q, A, F>(
         &self,
         request: Q,
-        call: impl Fn(TasksClient<Channel>, Q) -> F,
+        call: impl Fn(TasksClient<Door>, Q) -> F,
     ) -> Result<A, ClientError>
     where
         Q: Clone,
@@ -293,6 +330,11 @@ impl Client {
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
+}
+
+fn tasks(channel: &Channel, badge: &Badge) -> TasksClient<Door> {
+    let tasks = TasksClient::with_interceptor(channel.clone(), badge.clone());
+    tasks.max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// Whether the same call may be answered differently in a moment: the broker says so, or none was heard.

@@ -166,6 +166,8 @@ pub struct Config {
     pub secret_names: Names,
     /// The D-Bus address behind which systemd is asked about units, `None` for the system bus.
     pub dbus: Option<String>,
+    /// The socket of the container engine that is asked how containers ended, if any is.
+    pub engine: Option<PathBuf>,
     /// Where documents are served over HTTPS, if anywhere.
     pub http: Option<HttpPort>,
     /// Where the feed is served to verifiers elsewhere, if anywhere.
@@ -206,6 +208,7 @@ impl Config {
             public_url: None,
             secret_names: Names::default(),
             dbus: None,
+            engine: None,
             http: None,
             feed_port: None,
             rights: Rights::new(uid),
@@ -265,9 +268,13 @@ impl Config {
         let broker_api = raw.broker_api.map(|raw| raw.read((base, data_dir), &near)).transpose()?;
         let known = (&built_in.trust_domain, federation.as_slice());
         let oidc = oidc::read(raw.oidc, known, raw.status.public_url.as_deref(), base)?;
-        if !oidc.is_empty() && raw.http.is_none() {
+        let has_rules = oidc.iter().any(|issuer| !issuer.rules.is_empty());
+        if has_rules && raw.http.is_none() {
             return Err(value("oidc", "needs an [http] table: pipelines come to that port"));
         }
+        let roles = roles::read(raw.role)?;
+        let (dbus, engine) = raw.attest.read()?;
+        oidc::check_roles(&oidc, &roles)?;
         Ok(Self {
             node: raw.node.map_or(Ok(built_in.node), node)?,
             workload_socket,
@@ -280,10 +287,11 @@ impl Config {
             federation,
             public_url: raw.status.public_url,
             secret_names: raw.envoy.read()?,
-            dbus: raw.attest.read()?,
+            dbus,
+            engine,
             http: raw.http.map(|http| http.read(base)).transpose()?,
             feed_port,
-            rights: built_in.rights.with(roles::read(raw.role)?),
+            rights: built_in.rights.with(roles),
             broker_api,
             oidc,
             trust_domain: built_in.trust_domain,

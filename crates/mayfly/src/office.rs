@@ -1,6 +1,9 @@
 //! The office of one machine: operators' wishes, carried out through the driver.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use mayfly_attest::{Peer, Systemd};
 use mayfly_core::{
@@ -10,7 +13,7 @@ use mayfly_core::{
 use mayfly_policy::Rights;
 use mayfly_serve::{
     Eyes,
-    asking::{Asker, Found, Object, Query, Watching},
+    asking::{Asker, Bearer, Found, Object, Query, Watching},
     office::{
         Answer, Applied, AuthorityChange, AuthorityWish, BeginWish, Begun, Diagnosis, Edition,
         Holdings, InventoryWish, Office, Order, Refusal, Report, Revoked, Target,
@@ -27,6 +30,7 @@ use crate::{
     driver::{Inbox, No},
     keeper,
     means::SocketOrder,
+    oidc::Issuer,
     paths::Paths,
 };
 
@@ -39,6 +43,7 @@ mod inventory;
 pub(crate) mod policy;
 mod reading;
 mod revoke;
+mod subject;
 
 /// See the module. Cheap to share.
 #[derive(Clone)]
@@ -58,6 +63,8 @@ struct Inner {
     near: Arc<dyn Eyes>,
     board: Arc<Board>,
     systemd: Systemd,
+    /// Who vouches for subjects that have roles.
+    issuers: OnceLock<Vec<Arc<Issuer>>>,
     authorities: watch::Receiver<Vec<AuthorityView>>,
     /// What is ordered of them.
     orders: mpsc::Sender<keeper::Order>,
@@ -127,11 +134,18 @@ impl LocalOffice {
             near,
             board,
             systemd,
+            issuers: OnceLock::new(),
             authorities,
             orders,
             clock,
             about,
         }))
+    }
+
+    /// Lets these issuers say who asks, where a token is shown. To be told once.
+    pub fn recognise_by(&self, issuers: Vec<Arc<Issuer>>) {
+        // There is one start, which knows all of them.
+        let _first = self.0.issuers.set(issuers);
     }
 
     /// Waits until everything that was ordered for the tasks' own sockets so far is done.
@@ -189,6 +203,11 @@ impl LocalOffice {
 }
 
 impl Office for LocalOffice {
+    fn recognise(&self, token: String) -> Answer<Bearer> {
+        let office = self.clone();
+        Box::pin(async move { Self::recognise(&office, &token).await })
+    }
+
     fn entitle(&self, who: Asker, act: Act, object: Object) -> Answer<()> {
         let office = self.clone();
         Box::pin(async move { Self::entitle(&office, who, act, object).await })

@@ -142,6 +142,18 @@ fn the_ports_and_endpoints_that_the_reference_leaves_out_can_be_taken_as_they_st
 }
 
 #[test]
+fn an_issuer_vouches_for_subjects_of_roles_and_no_role_is_of_subjects_of_nobody() {
+    let issuer = "[[oidc]]\nissuer = \"https://i.org\"\naudience = \"a\"\n";
+    let role = "[[role]]\nrole = \"auditor\"\nsubjects = [\"oidc:https://i.org#alice\"]\n";
+    let config = parse(&format!("{issuer}{role}")).expect("people need no port for pipelines");
+    assert!(config.oidc.first().expect("an issuer").rules.is_empty());
+    let told = refusal(role);
+    assert!(told.contains("subjects of `https://i.org`, which has no [[oidc]] entry"), "{told}");
+    let told = refusal(&format!("{issuer}{}", role.replace("i.org#", "j.org#")));
+    assert!(told.contains("has no [[oidc.rule]] and no [[role]] names its subjects"), "{told}");
+}
+
+#[test]
 fn r5_an_issuer_is_told_whole_and_lets_nobody_in_by_mistake() {
     let http = "[http]\nlisten = \"127.0.0.1:1\"\ntls = \"spiffe\"\n";
     let rule = "[[oidc.rule]]\nsubject = \"s\"\nprofile = \"p\"\n";
@@ -397,6 +409,9 @@ fn systemd_is_asked_over_a_local_bus_or_not_at_all() {
     let local = "unix:path=/run/dbus/system_bus_socket";
     let config = parse(&format!("[attest]\ndbus = \"{local}\"")).expect("a local bus");
     assert_eq!(config.dbus.as_deref(), Some(local));
+    let engine = parse("[attest]\nengine = \"/run/docker.sock\"").expect("a path").engine;
+    assert_eq!(engine.as_deref(), Some(Path::new("/run/docker.sock")));
+    assert!(refusal("[attest]\nengine = \"docker.sock\"").contains("`attest.engine` has to be"));
     for address in
         ["", "tcp:host=127.0.0.1,port=4000", "/run/bus", "unix:path=bus", "unixexec:path=/x"]
     {

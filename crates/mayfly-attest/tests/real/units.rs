@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use mayfly_attest::{
-    CollectOptions, Collector, Exit, Peer, Seen, Sighting, Systemd, Watcher, find_container,
-    find_pod, find_unit, is_alive,
+    CollectOptions, Collector, Engine, Exit, Peer, Seen, Sighting, Systemd, Watcher,
+    find_container, find_pod, find_unit, is_alive,
     systemd::{self, Word},
 };
 use mayfly_core::{
@@ -12,7 +12,14 @@ use mayfly_core::{
     evidence::{Evidence, Holder},
     id::TaskId,
 };
-use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixListener,
+    sync::mpsc,
+    task::JoinSet,
+    time::timeout,
+};
 
 use crate::{
     den::Den,
@@ -68,6 +75,55 @@ impl Talk {
 
 async fn next(seen: &mut mpsc::Receiver<Sighting>) -> Seen {
     timeout(PATIENCE, seen.recv()).await.expect("seen in time").expect("the watcher lives").what
+}
+
+/// An engine that answers each `wait` with this, and what it was asked for.
+fn engine(answer: &'static str) -> (TempDir, Engine, mpsc::Receiver<String>, JoinSet<()>) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let listener = UnixListener::bind(dir.path().join("engine.sock")).expect("ours");
+    let (asked, asked_for) = mpsc::channel(8);
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 4096];
+            let read = stream.read(&mut head).await.expect("a request");
+            let head = String::from_utf8_lossy(head.get(..read).unwrap_or_default()).into_owned();
+            let line = head.lines().next().unwrap_or_default().to_owned();
+            asked.send(line).await.expect("the test lives");
+            if answer.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            let length = answer.len();
+            let said = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{answer}");
+            stream.write_all(said.as_bytes()).await.expect("it listens");
+        }
+    });
+    let engine = Engine::new(dir.path().join("engine.sock"));
+    (dir, engine, asked_for, serving)
+}
+
+/// Two processes live in it when the watch begins, so neither speaks for the container: its engine does,
+/// and where that says nothing, or nothing that can be understood, the end is told without a reason.
+#[tokio::test]
+async fn an_engine_tells_how_a_container_ended() {
+    let answers = [(r#"{"StatusCode":3}"#, Some(Exit::Code(3))), ("nonsense", None), ("", None)];
+    for (number, (answer, exit)) in (40..).zip(answers) {
+        let Some(den) = den(&format!("/docker/{}", id(number))) else { return };
+        let (_dir, engine, mut asked, _serving) = engine(answer);
+        let (mut one, evidence) = caller(&den, &Systemd::new(None)).await;
+        let mut two = Kid::sleeper();
+        den.place(two.0.id());
+        let container = evidence.caller.container.expect("it is in one");
+        let (watcher, mut seen) = Watcher::new(10, 10);
+        let mut watcher = watcher.with_engine(Some(engine));
+        watcher.watch(TASK, Holder::Container(container), None).expect("it lives");
+        den.kill();
+        one.reap();
+        two.reap();
+        assert_eq!(next(&mut seen).await, Seen::CgroupEmptied { exit }, "{answer}");
+        let line = asked.recv().await.expect("it was asked");
+        assert_eq!(line, format!("POST /v1.24/containers/{}/wait HTTP/1.1", id(number)));
+    }
 }
 
 /// A caller that was placed in the cgroup, and what is seen of it.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use mayfly_attest::{CollectOptions, Collector, Systemd, Watcher};
+use mayfly_attest::{CollectOptions, Collector, Engine, Systemd, Watcher};
 use mayfly_core::{Event, Registrar, Shard, Span, TrustDomain, registrar::Charter};
 use mayfly_serve::{
     Eyes, LocalEyes,
@@ -101,7 +101,8 @@ impl Inner {
         let asking = running.stop.clone().run_until_cancelled_owned(systemd.clone().run());
         drop(running.tasks.spawn(asking));
         let (watcher, sightings) = Watcher::new(EYES_MAX, SIGHTINGS_MAX);
-        let watcher = watcher.with_systemd(systemd.clone());
+        let engine = config.engine.clone().map(Engine::new);
+        let watcher = watcher.with_systemd(systemd.clone()).with_engine(engine);
         let watcher = reconcile(&mut registrar, watcher, now);
         let version = env!("CARGO_PKG_VERSION").to_owned();
         registrar.handle(now, Event::NoteAsked { what: "started".to_owned(), detail: version });
@@ -249,6 +250,7 @@ impl Seams {
         for issuer in &issuers {
             drop(running.tasks.spawn(Arc::clone(issuer).follow(running.stop.clone())));
         }
+        self.office.recognise_by(issuers.clone());
         let pipelines = LocalPipelines::new(
             (self.office.clone(), self.desk.clone()),
             (self.inbox.clone(), Arc::clone(clock)),

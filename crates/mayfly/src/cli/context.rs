@@ -7,10 +7,12 @@ use std::{
 };
 
 use mayfly_proto::mayfly::v1::operator_client::OperatorClient;
-use tonic::transport::Channel;
 
 use super::{CliError, Output};
-use crate::{admin, client::Client};
+use crate::{
+    admin,
+    client::{Badge, Client, Door},
+};
 
 /// Somebody waits at a prompt: what is not answered soon is to be said, and not to be tried for long.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -22,6 +24,8 @@ pub(crate) struct Context {
     pub(crate) data_dir: PathBuf,
     /// Where else it is, if it was said.
     pub(super) endpoint: Option<String>,
+    /// Where the token is that is shown, if one is.
+    pub(super) token_file: Option<PathBuf>,
     /// How to print.
     pub(crate) output: Output,
 }
@@ -29,12 +33,12 @@ pub(crate) struct Context {
 /// The operator's API, and the door that it is behind.
 #[derive(Debug)]
 pub(super) struct Operator {
-    client: OperatorClient<Channel>,
+    client: OperatorClient<Door>,
     _door: Option<Client>,
 }
 
 impl Deref for Operator {
-    type Target = OperatorClient<Channel>;
+    type Target = OperatorClient<Door>;
 
     fn deref(&self) -> &Self::Target {
         &self.client
@@ -58,15 +62,22 @@ impl Context {
                 format!("unix://{}", dir.join("tasks.sock").display())
             }
         };
-        Ok(Client::connect(&uri).await?.with_patience(PATIENCE))
+        let client = Client::connect(&uri).await?.with_patience(PATIENCE);
+        let Some(path) = &self.token_file else { return Ok(client) };
+        let read = CliError::io(format!("cannot read `{}`", path.display()));
+        Ok(client.with_token(&std::fs::read_to_string(path).map_err(read)?)?)
     }
 
     /// What operators ask. Their own socket needs no rights but the file's.
     pub(super) async fn operator(&self) -> Result<Operator, CliError> {
-        if self.endpoint.is_some() {
+        if self.endpoint.is_some() || self.token_file.is_some() {
             let door = self.tasks().await?;
             return Ok(Operator { client: door.operator(), _door: Some(door) });
         }
-        Ok(Operator { client: admin::connect(&self.data_dir).await?, _door: None })
+        let channel = admin::channel(&self.data_dir).await?;
+        Ok(Operator {
+            client: OperatorClient::with_interceptor(channel, Badge::default()),
+            _door: None,
+        })
     }
 }

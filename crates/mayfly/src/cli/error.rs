@@ -78,7 +78,9 @@ impl CliError {
             | Self::Client(ClientError::NotPermitted { .. } | ClientError::NoIdentity) => {
                 Exit::NotEntitled
             }
-            Self::Usage(_) | Self::Client(ClientError::Address(_)) => Exit::Usage,
+            Self::Usage(_) | Self::Client(ClientError::Address(_) | ClientError::Token) => {
+                Exit::Usage
+            }
             Self::Admin(AdminError::Refused(_)) | Self::Client(ClientError::Refused(_)) => {
                 let not_entitled = mayfly_core::Denial::NotEntitled.code();
                 let refusal = self.refusal();

@@ -27,6 +27,9 @@ pub enum ClientError {
         /// Where.
         path: PathBuf,
     },
+    /// It cannot be shown.
+    #[error("the token holds what no header may")]
+    Token,
     /// Without an SVID there is no TLS with a broker.
     #[error("no identity: the Workload API at `SPIFFE_ENDPOINT_SOCKET` gave us none to show")]
     NoIdentity,
@@ -117,6 +120,7 @@ impl ClientError {
             Self::Address(_)
             | Self::NoBroker { .. }
             | Self::NotPermitted { .. }
+            | Self::Token
             | Self::NoIdentity
             | Self::Unheard(_)
             | Self::Silent { .. } => None,

@@ -1,4 +1,5 @@
-//! `[[oidc]]`: issuers of tokens by which pipelines elsewhere begin tasks, and what each token may begin.
+//! `[[oidc]]`: issuers of tokens by which pipelines elsewhere begin tasks and what each token may begin, and
+//! who vouches for the subjects of roles.
 //!
 //! Nothing is taken from a token that does not stand here: issuer, audience and subject are compared as
 //! texts, and what no rule covers is refused.
@@ -10,6 +11,7 @@ use std::{
 
 use http::Uri;
 use mayfly_core::TrustDomain;
+use mayfly_policy::rights;
 use mayfly_verify::oidc::Assertion;
 use serde::Deserialize;
 
@@ -140,6 +142,32 @@ pub(super) fn read(
     Ok(issuers)
 }
 
+/// An issuer that nothing is asked of is a mistake, and so is a role of subjects that nobody vouches for.
+pub(super) fn check_roles(
+    issuers: &[OidcIssuer],
+    roles: &[rights::Rule],
+) -> Result<(), ConfigError> {
+    let subjects = || roles.iter().flat_map(|rule| &rule.subjects);
+    let named = |issuer: &str| {
+        subjects().any(
+            |subject| matches!(subject, rights::Subject::Oidc { issuer: of, .. } if of == issuer),
+        )
+    };
+    if let Some(idle) = issuers.iter().find(|it| it.rules.is_empty() && !named(&it.issuer)) {
+        let rule = "has no [[oidc.rule]] and no [[role]] names its subjects";
+        return Err(value("oidc", format!("of `{}` {rule}", idle.issuer)));
+    }
+    for subject in subjects() {
+        if let rights::Subject::Oidc { issuer, .. } = subject
+            && !issuers.iter().any(|known| known.issuer == *issuer)
+        {
+            let rule = format!("names subjects of `{issuer}`, which has no [[oidc]] entry");
+            return Err(value("role.subjects", rule));
+        }
+    }
+    Ok(())
+}
+
 impl RawOidc {
     fn read(self, base: &Path) -> Result<OidcIssuer, ConfigError> {
         let url = |key: &str, text: &str| {
@@ -158,10 +186,6 @@ impl RawOidc {
         let web = toml::Value::String("https_web".to_owned());
         let ca = self.ca.map(|path| base.join(path));
         let server = federation::profile(self.profile.as_ref().unwrap_or(&web), ca, "oidc")?;
-        if self.rule.is_empty() {
-            let rule = format!("of `{}` has no [[oidc.rule]]: it could begin nothing", self.issuer);
-            return Err(value("oidc", rule));
-        }
         let rules = self.rule.into_iter().map(RawRule::read).collect::<Result<_, _>>()?;
         let (issuer, audience) = (self.issuer, self.audience);
         Ok(OidcIssuer { issuer, audience, jwks_uri, discovery, server, rules })
