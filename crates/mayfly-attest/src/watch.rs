@@ -55,7 +55,7 @@ pub enum Seen {
     /// No process is left in the cgroup or below it, or the cgroup is gone.
     CgroupEmptied {
         /// How its main process ended, where there was one and the kernel tells us: the only process
-        /// that lived there when the watch began.
+        /// that lived there when the watch began. Without one, a container's engine may know.
         exit: Option<Exit>,
     },
     /// systemd says that this run of the unit is over.

@@ -5,10 +5,7 @@
 //! would leave open which of them counts. The process behind the connection stays known, so whoever is
 //! part of a suspended task does not free it with somebody's token (R19).
 
-use std::{pin::Pin, time::Duration};
-
-use mayfly_core::Denial;
-use tokio::time::{Sleep, sleep};
+use mayfly_core::{Denial, Span};
 use tonic::metadata::MetadataMap;
 
 use crate::{
@@ -17,8 +14,8 @@ use crate::{
     office::{Office, Refusal},
 };
 
-/// Who asks, and when that is over, where it does not last as long as the connection.
-pub(crate) type Shown = (Asker, Option<Pin<Box<Sleep>>>);
+/// Who asks, and for how long, where that is not as long as the connection lasts.
+pub(crate) type Shown = (Asker, Option<Span>);
 
 /// Who asks: the subject of the token that comes along, else whoever is at the other end.
 pub(crate) async fn shown(
@@ -32,8 +29,7 @@ pub(crate) async fn shown(
         return Err(invalid("over a port the SVID says who asks"));
     }
     let Bearer { principal, lasts } = office.recognise(token).await?;
-    let end = sleep(Duration::from_millis(lasts.as_millis()));
-    Ok((Asker { principal, ..asker }, Some(Box::pin(end))))
+    Ok((Asker { principal, ..asker }, Some(lasts)))
 }
 
 /// The one token of a call (RFC 6750 §2.1).

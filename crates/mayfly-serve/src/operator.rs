@@ -52,7 +52,7 @@ impl OperatorService {
         let guest = guest.ok_or_else(|| refused(Denial::AttestationFailed.into()))?;
         guest.check().map_err(|denial| refused(denial.into()))?;
         let shown = bearer::shown(&*self.office, guest, request.metadata()).await;
-        let (asker, _end) = shown.map_err(refused)?;
+        let (asker, _lasts) = shown.map_err(refused)?;
         self.office.entitle(asker.clone(), act, object).await.map_err(refused)?;
         Ok(asker)
     }

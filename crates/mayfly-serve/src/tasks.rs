@@ -6,13 +6,13 @@
 mod page;
 mod wish;
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::join_all, stream};
-use mayfly_core::{Act, Author, Denial, State, Task, TaskId, limits as core_limits};
+use mayfly_core::{Act, Author, Denial, Span, State, Task, TaskId, limits as core_limits};
 use mayfly_proto::mayfly::v1::{self as wire, outcome, tasks_server::Tasks, wish::Wish};
 use prost::Message as _;
-use tokio::time::Sleep;
+use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -45,8 +45,8 @@ impl fmt::Debug for TasksService {
 struct Caller {
     guest: Arc<Guest>,
     asker: Asker,
-    /// When its token has expired, if it shows one.
-    end: Option<Pin<Box<Sleep>>>,
+    /// How long its token still counts, if it shows one.
+    lasts: Option<Span>,
     _seat: Seat,
 }
 
@@ -68,8 +68,8 @@ impl TasksService {
         guest.check().map_err(no)?;
         let seat = self.callers.take(guest.user()).ok_or_else(|| no(Denial::Overloaded))?;
         let shown = bearer::shown(&*self.office, &guest, request.metadata()).await;
-        let (asker, end) = shown.map_err(|refusal| status::of_refusal(&refusal))?;
-        Ok(Caller { asker, guest, end, _seat: seat })
+        let (asker, lasts) = shown.map_err(|refusal| status::of_refusal(&refusal))?;
+        Ok(Caller { asker, guest, lasts, _seat: seat })
     }
 
     async fn begin_for(
@@ -327,25 +327,28 @@ fn answer<T>(done: Result<T, Refusal>) -> Result<Response<T>, Status> {
 /// What a watch says, for as long as its caller is there. It never ends well: a client that reads an end
 /// without an error takes the work to be done.
 fn told(watching: Watching, caller: Caller) -> Pulled<wire::WatchResponse> {
-    Box::pin(stream::unfold(Some((watching, caller)), |state| async move {
-        let (mut watching, mut caller) = state?;
-        let expired = async {
-            match &mut caller.end {
-                Some(end) => end.as_mut().await,
-                None => std::future::pending().await,
-            }
-        };
+    let expired = Box::pin(expiry(caller.lasts));
+    Box::pin(stream::unfold(Some((watching, caller, expired)), |state| async move {
+        let (mut watching, caller, mut expired) = state?;
         let seen = tokio::select! {
             biased;
             denial = caller.guest.gone() => Err(denial),
-            () = expired => Err(Denial::OidcTokenInvalid),
+            () = &mut expired => Err(Denial::OidcTokenInvalid),
             seen = watching.next() => seen.unwrap_or(Err(Denial::NotServing)),
         };
         match seen {
-            Ok(seen) => Some((Ok(response(seen)), Some((watching, caller)))),
+            Ok(seen) => Some((Ok(response(seen)), Some((watching, caller, expired)))),
             Err(denial) => Some((Err(status::of_refusal(&denial.into())), None)),
         }
     }))
+}
+
+/// Over when a token has expired that lasts this long; never, where none was shown.
+async fn expiry(lasts: Option<Span>) {
+    match lasts {
+        Some(lasts) => sleep(Duration::from_millis(lasts.as_millis())).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn response(seen: Seen) -> wire::WatchResponse {

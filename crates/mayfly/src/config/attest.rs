@@ -19,7 +19,6 @@ impl RawAttest {
         if self.engine.as_ref().is_some_and(|socket| !socket.is_absolute()) {
             return Err(value("attest.engine", "has to be a path from the root on"));
         }
-
         let local = |address: &String| {
             let kinds = ["unix:path=/", "unix:abstract="];
             // Several addresses may be joined by semicolons; each would have to be looked at.
