@@ -46,10 +46,12 @@ fn main() -> Result<(), Fault> {
     floor.tell();
     foreign.tell();
     report(&[
-        ("x509_core_ratio".into(), core.median("x509")),
-        ("jwt_core_ratio".into(), core.median("jwt")),
+        ("x509_grant_ratio".into(), core.median("x509")),
+        ("lint_ratio".into(), core.median("lint")),
+        ("jwt_grant_ratio".into(), core.median("jwt")),
         ("x509_path_ratio".into(), path.median("x509")),
         ("jwt_path_ratio".into(), path.median("jwt")),
+        ("life_ratio".into(), path.median("life")),
     ]);
     Ok(())
 }

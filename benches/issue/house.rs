@@ -14,6 +14,7 @@ use mayfly_proto::mayfly::v1::{
 };
 use mayfly_verify::{Endpoint, WorkloadClient};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 use tokio::process::Child;
 use tonic::transport::Channel;
 
@@ -21,6 +22,9 @@ use crate::measure::{Fault, PROGRAM};
 
 /// Tasks are reached by sockets of their own, so one process of clients can hold many of them.
 const CONFIGURATION: &str = r#"trust_domain = "example.org"
+
+[workload]
+task_sockets = "TASK_SOCKETS"
 
 [[profile]]
 name = "bench"
@@ -34,6 +38,7 @@ binding = "socket"
 pub(crate) struct House {
     broker: Child,
     pid: Pid,
+    _sockets: TempDir,
     operator: OperatorClient<Channel>,
 }
 
@@ -50,12 +55,17 @@ impl House {
         fs::create_dir(dir)?;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
         let config = dir.join("mayfly.toml");
-        fs::write(&config, CONFIGURATION)?;
+        // Where operators are told to have them: what is on the disk that is meant is the log.
+        let memory = Path::new("/dev/shm");
+        let sockets = if memory.is_dir() { memory } else { dir };
+        let sockets = tempfile::Builder::new().prefix("mayfly-issue").tempdir_in(sockets)?;
+        let text = CONFIGURATION.replace("TASK_SOCKETS", &sockets.path().to_string_lossy());
+        fs::write(&config, text)?;
         let broker = stage::start_broker(Path::new(PROGRAM), dir, &config).await?;
         let pid = broker.id().and_then(|pid| i32::try_from(pid).ok());
         let pid = Pid::from_raw(pid.ok_or("the broker has no pid")?);
         let operator = admin::connect(dir).await?;
-        Ok(Self { broker, pid, operator })
+        Ok(Self { broker, pid, _sockets: sockets, operator })
     }
 
     /// Processor time of the broker, all threads, those that ended included; nanoseconds.

@@ -1,5 +1,7 @@
 //! The core path: a registrar that decides and a signer that signs, in one thread, without a disk.
 
+use std::hint::black_box;
+
 use mayfly_core::{
     Ask, Basis, Binding, Caller, Charter, Effect, Event, Grant, PolicyEpoch, ProcessKey, Registrar,
     Sequence, Shard, Span, TaskId, Terms, Ticket, Timestamp, TrustDomain, Verdict,
@@ -24,25 +26,55 @@ pub(crate) fn measure(raw: &Raw, rounds: usize, ratios: &mut Ratios) -> Result<(
     let signer = ring.signer();
     for _ in 0..rounds {
         desk.now = desk.now.plus(Span::from_secs(1));
+        let round = Round { raw, signer: &signer };
+        round.x509(&mut desk, ratios)?;
+        round.jwt(&mut desk, ratios)?;
         let signature = raw.cost()?;
-        let pooled: Vec<_> = (0..CALLS).map(|_| LeafKey::generate()).collect::<Result<_, _>>()?;
-        let mut last = None;
-        let cost = cost(pooled, |key| {
-            last = Some((*key.public(), desk.x509(&signer, key)?));
-            Ok(())
-        })?;
-        ratios.add(("x509", "core: an X.509-SVID, its key made ahead"), cost / signature);
-        let (key, svid) = last.ok_or("nothing was signed")?;
-        let cost = self::cost(0..CALLS, |_| lint(&svid, &key, &signer))?;
-        ratios.add(("lint", "core: … of which reading it back is"), cost / signature);
-        let cost = self::cost(0..CALLS, |_| desk.x509(&signer, LeafKey::generate()?).map(drop))?;
-        ratios.add(("keyed", "core: an X.509-SVID, its key made on the spot"), cost / signature);
-        let cost = self::cost(0..CALLS, |_| desk.jwt(&signer))?;
-        ratios.add(("jwt", "core: a JWT-SVID"), cost / signature);
-        let cost = self::cost(0..CALLS, |_| desk.grant(Ask::X509).and_then(|_| desk.release()))?;
-        ratios.add(("decide", "core: deciding alone, without the signature"), cost / signature);
+        let cost = cost(0..CALLS, |_| desk.grant(Ask::X509).and_then(|_| desk.release()))?;
+        ratios.add(("decide", "core: deciding, promising and releasing"), cost / signature);
     }
     Ok(())
+}
+
+/// One round's yardstick and keys.
+struct Round<'a> {
+    raw: &'a Raw,
+    signer: &'a Signer,
+}
+
+impl Round<'_> {
+    /// Certificates from grants, with keys that are given. What issuing takes beyond reading back is
+    /// building and signing.
+    fn x509(&self, desk: &mut Desk, ratios: &mut Ratios) -> Result<(), Fault> {
+        let signature = self.raw.cost()?;
+        let pooled = desk.grants(|| Ask::X509)?.into_iter();
+        let pooled = pooled.map(|grant| Ok((grant, LeafKey::generate()?)));
+        let pooled: Vec<_> = pooled.collect::<Result<_, Fault>>()?;
+        let mut signed = Vec::with_capacity(pooled.len());
+        let issuing = cost(pooled, |(grant, key)| {
+            let public = *key.public();
+            signed.push((x509::issue(grant, self.signer, key)?, public));
+            Ok(())
+        })?;
+        let linting = cost(&signed, |(svid, key)| lint(svid, key, self.signer))?;
+        let grant = (issuing - linting) / signature;
+        ratios.add(("x509", "core: an X.509-SVID from a grant, its key made ahead"), grant);
+        ratios.add(("lint", "core: … and reading it back"), linting / signature);
+        let grants = desk.grants(|| Ask::X509)?;
+        let keyed = cost(grants, |grant| {
+            Ok(drop(x509::issue(grant, self.signer, LeafKey::generate()?)?))
+        })?;
+        ratios.add(("keyed", "core: … and its key made on the spot"), keyed / signature);
+        Ok(())
+    }
+
+    fn jwt(&self, desk: &mut Desk, ratios: &mut Ratios) -> Result<(), Fault> {
+        let grants = desk.grants(|| Ask::Jwt { audience: ["db".to_owned()].into() })?;
+        let signature = self.raw.cost()?;
+        let cost = cost(grants, |grant| Ok(drop(black_box(jwt::issue(grant, self.signer)?))))?;
+        ratios.add(("jwt", "core: a JWT-SVID from a grant"), cost / signature);
+        Ok(())
+    }
 }
 
 /// What `work` costs for one of `inputs`, in nanoseconds of this thread.
@@ -105,17 +137,14 @@ impl Desk {
         Ok(Self { registrar, basis, ticket: Ticket(1), now })
     }
 
-    fn x509(&mut self, signer: &Signer, key: LeafKey) -> Result<X509Svid, Fault> {
-        let grant = self.grant(Ask::X509)?;
-        let svid = x509::issue(grant, signer, key)?;
-        self.release()?;
-        Ok(svid)
-    }
-
-    fn jwt(&mut self, signer: &Signer) -> Result<(), Fault> {
-        let grant = self.grant(Ask::Jwt { audience: ["db".to_owned()].into() })?;
-        std::hint::black_box(jwt::issue(grant, signer)?);
-        self.release()
+    /// Grants that are ready to be signed, and released as if they had been.
+    fn grants(&mut self, ask: impl Fn() -> Ask) -> Result<Vec<Grant>, Fault> {
+        let grants = (0..CALLS).map(|_| {
+            let grant = self.grant(ask())?;
+            self.release()?;
+            Ok(grant)
+        });
+        grants.collect()
     }
 
     /// Asks, and says that the promise is on disk.

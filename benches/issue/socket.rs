@@ -56,13 +56,21 @@ pub(crate) async fn measure(
         // A broker that remembers nothing: what it has seen would make each round dearer than the last.
         let house = House::open(&dir.join(round.to_string())).await?;
         let residents = warm(&house, IN_FLIGHT).await?;
-        jwt(&house, &residents, (raw, &mut *ratios), latencies).await?;
-        let guests = x509(&house, ("x509", X509), (raw, &mut *ratios), latencies).await?;
-        alone(&house, latencies).await?;
-        all_end(&house, &guests).await?;
-        life(&house, (raw, &mut *ratios)).await?;
-        let mut unread = Latencies::default();
-        x509(&house, ("x509_later", X509_LATER), (raw, &mut *ratios), &mut unread).await?;
+        if is_wanted("jwt") {
+            jwt(&house, &residents, (raw, &mut *ratios), latencies).await?;
+        }
+        if is_wanted("x509") {
+            let guests = x509(&house, ("x509", X509), (raw, &mut *ratios), latencies).await?;
+            all_end(&house, &guests).await?;
+        }
+        if is_wanted("alone") {
+            alone(&house, latencies).await?;
+        }
+        if is_wanted("life") {
+            life(&house, (raw, &mut *ratios)).await?;
+            let mut unread = Latencies::default();
+            x509(&house, ("x509_later", X509_LATER), (raw, &mut *ratios), &mut unread).await?;
+        }
         house.close().await?;
     }
     Ok(())
@@ -73,6 +81,12 @@ const X509_LATER: &str = "socket: FetchX509SVID, what this round revoked listed 
 
 const fn calls() -> (usize, usize) {
     if cfg!(debug_assertions) { (512, 256) } else { (4096, 512) }
+}
+
+/// Whether this figure is wanted: all are, unless `--only` names one, for a look at it with a profiler.
+fn is_wanted(figure: &str) -> bool {
+    let mut words = std::env::args().skip_while(|word| word != "--only").skip(1);
+    words.next().is_none_or(|only| only == figure)
 }
 
 /// The broker's threads, by the beginning of their names.

@@ -11,7 +11,8 @@ use mayfly_core::{
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::{
-    dwelling::dwellings, error::AttestError, exe::Exe, find, hash::HashCache, names::Names,
+    dwelling::dwellings, error::AttestError, exe::Exe, find, glance::Glance,
+    hash::HashCache, names::Names,
     peer::Peer, process::Process, process::read_file, procfs, systemd::Systemd,
 };
 
@@ -75,7 +76,8 @@ impl Collector {
         &self.hashes
     }
 
-    /// Everything that can be seen of `peer` and that `options` ask for.
+    /// Everything that can be seen of `peer` and that `options` ask for. Of a peer that was looked at
+    /// within the last second, and is at a glance as it was, it is what was seen then.
     ///
     /// What cannot be read is left out: less evidence never grants more.
     ///
@@ -83,6 +85,31 @@ impl Collector {
     /// [`AttestError::PeerGone`] if the peer ended before the last look, [`AttestError::Changed`] if
     /// it became another user or another program since it connected or while it was looked at.
     pub async fn collect(
+        &self,
+        peer: &Peer,
+        options: CollectOptions,
+        now: Timestamp,
+    ) -> Result<Evidence, AttestError> {
+        // Before the full look: what changes between the two shows at the next glance.
+        let glance = Glance::at(peer);
+        let recall = |glance| peer.memory().recall(glance, options, now);
+        if let Some(mut evidence) = glance.and_then(recall) {
+            if options.lineage {
+                // The ancestors may have changed while the peer itself has not.
+                evidence.caller.lineage = lineage(peer.process())?;
+            }
+            peer.still_there()?;
+            return Ok(evidence);
+        }
+        let evidence = self.look(peer, options, now).await?;
+        if let Some(glance) = glance {
+            peer.memory().keep(glance, options, (now, &evidence));
+        }
+        Ok(evidence)
+    }
+
+    /// The full look.
+    async fn look(
         &self,
         peer: &Peer,
         options: CollectOptions,

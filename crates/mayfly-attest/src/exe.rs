@@ -119,6 +119,21 @@ impl Identity {
     }
 }
 
+/// One version of a file: another content, another name or another owner is another one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Version {
+    device: u64,
+    inode: u64,
+    changed: (i64, u64),
+}
+
+impl Version {
+    pub(crate) fn of(stat: &Stat) -> Self {
+        let changed = (stat.st_ctime, stat.st_ctime_nsec);
+        Self { device: stat.st_dev, inode: stat.st_ino, changed }
+    }
+}
+
 fn same_file(a: &Stat, b: &Stat) -> bool {
     (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 }

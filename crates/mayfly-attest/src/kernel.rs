@@ -34,6 +34,8 @@ const _: () = assert!(size_of::<Raw>() == 64);
 
 const PIDFD_GET_INFO: Opcode = opcode::read_write::<Raw>(0xff, 11);
 const MASK_PID: u64 = 1;
+const MASK_CREDENTIALS: u64 = 1 << 1;
+const MASK_CGROUP: u64 = 1 << 2;
 const MASK_EXIT: u64 = 1 << 3;
 
 /// What the kernel said; a field is absent where it did not know.
@@ -41,6 +43,10 @@ const MASK_EXIT: u64 = 1 << 3;
 pub(crate) struct Info {
     /// The parent's PID in our namespace, 0 for none. Absent once the process was reaped.
     pub(crate) ppid: Option<u32>,
+    /// Real, effective, saved and file system ids, of user and group in turn.
+    pub(crate) ids: Option<[u32; 8]>,
+    /// The inode of the cgroup in the unified hierarchy.
+    pub(crate) cgroup: Option<u64>,
     /// The wait status. Present only once the process was reaped.
     pub(crate) exit: Option<i32>,
 }
@@ -48,7 +54,8 @@ pub(crate) struct Info {
 /// Asks the kernel about the process behind `pidfd`. Fails on kernels without the request.
 #[expect(unsafe_code, reason = "no crate wraps this ioctl")]
 pub(crate) fn info(pidfd: impl AsFd) -> rustix::io::Result<Info> {
-    let mut raw = Raw { mask: MASK_PID | MASK_EXIT, ..Raw::default() };
+    let mask = MASK_PID | MASK_CREDENTIALS | MASK_CGROUP | MASK_EXIT;
+    let mut raw = Raw { mask, ..Raw::default() };
     // SAFETY: the opcode encodes the size of `Raw`, and the kernel writes at most that many bytes;
     // `Raw` is plain integers without padding, so every byte the kernel writes is a valid value. A
     // descriptor that is no pidfd answers ENOTTY and leaves `raw` as it was, because no other driver
@@ -56,6 +63,8 @@ pub(crate) fn info(pidfd: impl AsFd) -> rustix::io::Result<Info> {
     unsafe { ioctl(pidfd, Updater::<PIDFD_GET_INFO, Raw>::new(&mut raw))? };
     Ok(Info {
         ppid: (raw.mask & MASK_PID != 0 && raw.pid != 0).then_some(raw.ppid),
+        ids: (raw.mask & MASK_CREDENTIALS != 0).then_some(raw.ids),
+        cgroup: (raw.mask & MASK_CGROUP != 0).then_some(raw.cgroup),
         exit: (raw.mask & MASK_EXIT != 0).then_some(raw.exit),
     })
 }

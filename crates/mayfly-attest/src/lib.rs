@@ -27,6 +27,7 @@ mod engine;
 mod error;
 mod exe;
 mod find;
+mod glance;
 mod hash;
 mod kernel;
 mod members;

@@ -8,7 +8,7 @@ use nix::{
     sys::socket::{getsockopt, sockopt},
 };
 
-use crate::{error::AttestError, process::Process};
+use crate::{error::AttestError, glance::Memory, process::Process};
 
 /// The process that connected, as the kernel noted it at that moment, alive when we looked.
 ///
@@ -23,6 +23,7 @@ struct Inner {
     process: Process,
     uid: u32,
     gid: u32,
+    memory: Memory,
 }
 
 impl Peer {
@@ -52,7 +53,7 @@ impl Peer {
             }
             Err(errno) => return Err(failed("SO_PEERPIDFD", errno)),
         };
-        Ok(Self(Arc::new(Inner { process, uid: credentials.uid(), gid: credentials.gid() })))
+        Ok(Self::new(process, (credentials.uid(), credentials.gid())))
     }
 
     /// The process that has this PID at the moment, as if it had connected: for diagnosis, where an
@@ -64,7 +65,11 @@ impl Peer {
         let process = Process::open(pid)?;
         let status = crate::collect::status_of(pid)?;
         process.still_there()?;
-        Ok(Self(Arc::new(Inner { process, uid: status.euid, gid: status.egid })))
+        Ok(Self::new(process, (status.euid, status.egid)))
+    }
+
+    fn new(process: Process, (uid, gid): (u32, u32)) -> Self {
+        Self(Arc::new(Inner { process, uid, gid, memory: Memory::default() }))
     }
 
     /// Makes sure that the connector lives. Costs one `poll`; asked before every answer.
@@ -91,6 +96,11 @@ impl Peer {
     #[must_use]
     pub fn gid(&self) -> u32 {
         self.0.gid
+    }
+
+    /// What was seen of it before.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.0.memory
     }
 
     /// The connector itself.

@@ -1,5 +1,7 @@
 //! A DER writer, as small as the certificate form needs it.
 
+use std::{array, iter::Skip};
+
 use mayfly_core::Timestamp;
 use time::OffsetDateTime;
 
@@ -22,25 +24,18 @@ pub(crate) const P256_SPKI_PREFIX: &[u8] = &[
     0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
-/// Writes a value whose length is known only once its content stands.
+/// Writes a value whose length is known only once its content stands. What is long is moved for it, so
+/// this is for what is short, and for what is written once.
 pub(crate) fn nest(out: &mut Vec<u8>, tag: u8, content: impl FnOnce(&mut Vec<u8>)) {
     out.push(tag);
     out.push(0);
     let start = out.len();
     content(out);
     let length = out.len() - start;
-    let octets = length.to_be_bytes();
-    let significant = octets.iter().position(|octet| *octet != 0).unwrap_or(octets.len());
-    let long = octets.get(significant..).unwrap_or_default();
-    let first = match (long, u8::try_from(long.len())) {
-        ([short @ ..=0x7f], _) => *short,
-        ([], _) => 0,
-        (_, Ok(count)) => {
-            out.splice(start..start, long.iter().copied());
-            0x80 | count
-        }
-        (_, Err(_)) => return, // A length of more than 255 octets does not fit into a usize.
-    };
+    let (first, long) = length_octets(length);
+    if long.len() > 0 {
+        out.splice(start..start, long);
+    }
     if let Some(place) = out.get_mut(start - 1) {
         *place = first;
     }
@@ -48,7 +43,35 @@ pub(crate) fn nest(out: &mut Vec<u8>, tag: u8, content: impl FnOnce(&mut Vec<u8>
 
 /// Writes a value whose content stands already.
 pub(crate) fn put(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
-    nest(out, tag, |out| out.extend_from_slice(content));
+    put_header(out, tag, content.len());
+    out.extend_from_slice(content);
+}
+
+/// Writes what stands before a content of `length` octets.
+pub(crate) fn put_header(out: &mut Vec<u8>, tag: u8, length: usize) {
+    let (first, long) = length_octets(length);
+    out.push(tag);
+    out.push(first);
+    out.extend(long);
+}
+
+/// Octets of a value whose content has `length` octets.
+pub(crate) fn value_bytes(length: usize) -> usize {
+    2 + length_octets(length).1.len() + length
+}
+
+/// A length in its shortest form: its first octet, and those that follow it (X.690 §8.1.3).
+fn length_octets(length: usize) -> (u8, Skip<array::IntoIter<u8, { size_of::<usize>() }>>) {
+    let octets = length.to_be_bytes();
+    let zeros = octets.iter().take_while(|octet| **octet == 0).count();
+    match u8::try_from(length) {
+        Ok(short @ ..=0x7f) => (short, octets.into_iter().skip(octets.len())),
+        _ => {
+            // A usize has fewer than 128 octets.
+            let count = u8::try_from(octets.len() - zeros).unwrap_or_default();
+            (0x80 | count, octets.into_iter().skip(zeros))
+        }
+    }
 }
 
 /// A `Time`: two digits for the year until 2049, four from 2050 on (RFC 5280 §4.1.2.5).

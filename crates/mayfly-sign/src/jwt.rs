@@ -83,7 +83,7 @@ fn write_claims(grant: &Grant, public_url: Option<&PublicUrl>) -> Vec<u8> {
         put_text(&mut out, "\"iss\":", url.as_str());
         out.push(b',');
     }
-    put_text(&mut out, "\"sub\":", grant.spiffe_id().as_str());
+    put_id(&mut out, "\"sub\":\"", grant.spiffe_id());
     // Always a list: clients accept both forms, and SPIRE's callers expect this one.
     out.extend_from_slice(b",\"aud\":[");
     for (at, audience) in grant.audience().iter().enumerate() {
@@ -104,7 +104,7 @@ fn write_claims(grant: &Grant, public_url: Option<&PublicUrl>) -> Vec<u8> {
     put_task(&mut out, grant);
     // Nearest outermost. The depth is bounded by that of a tree of tasks.
     for actor in grant.actors() {
-        put_text(&mut out, ",\"act\":{\"sub\":", actor.as_str());
+        put_id(&mut out, ",\"act\":{\"sub\":\"", actor);
     }
     out.resize(out.len() + grant.actors().len(), b'}');
     out.push(b'}');
@@ -124,33 +124,47 @@ fn put_task(out: &mut Vec<u8>, grant: &Grant) {
     out.push(b'}');
 }
 
+/// A SPIFFE ID has no characters that would have to be escaped (SPIFFE-ID §2).
+fn put_id(out: &mut Vec<u8>, before: &str, id: &SpiffeId) {
+    out.extend_from_slice(before.as_bytes());
+    out.extend_from_slice(id.as_str().as_bytes());
+    out.push(b'"');
+}
+
 /// A JSON string, as short as it can be: only what has to be escaped is (RFC 8259 §7).
 fn put_text(out: &mut Vec<u8>, before: &str, text: &str) {
     out.extend_from_slice(before.as_bytes());
     out.push(b'"');
-    for octet in text.bytes() {
-        match octet {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', octet]),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            0x08 => out.extend_from_slice(b"\\b"),
-            0x0c => out.extend_from_slice(b"\\f"),
-            ..0x20 => {
-                out.extend_from_slice(b"\\u00");
-                put_hex(out, "", &[octet]);
-            }
-            _ => out.push(octet),
-        }
+    let mut rest = text.as_bytes();
+    while let Some(at) = rest.iter().position(|octet| matches!(octet, ..0x20 | b'"' | b'\\')) {
+        let (plain, special) = rest.split_at(at);
+        out.extend_from_slice(plain);
+        let Some((octet, after)) = special.split_first() else { break };
+        put_escaped(out, *octet);
+        rest = after;
     }
+    out.extend_from_slice(rest);
     out.push(b'"');
 }
 
-fn put_hex(out: &mut Vec<u8>, before: &str, octets: &[u8]) {
+fn put_escaped(out: &mut Vec<u8>, octet: u8) {
+    match octet {
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        b'\t' => out.extend_from_slice(b"\\t"),
+        0x08 => out.extend_from_slice(b"\\b"),
+        0x0c => out.extend_from_slice(b"\\f"),
+        ..0x20 => put_hex(out, "\\u00", &[octet]),
+        _ => out.extend_from_slice(&[b'\\', octet]),
+    }
+}
+
+fn put_hex<const N: usize>(out: &mut Vec<u8>, before: &str, octets: &[u8; N]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |of: u8| DIGITS.get(usize::from(of & 0xf)).copied().unwrap_or_default();
     out.extend_from_slice(before.as_bytes());
-    out.extend(octets.iter().flat_map(|octet| [digit(octet >> 4), digit(*octet)]));
+    let pairs = octets.map(|octet| [digit(octet >> 4), digit(octet)]);
+    out.extend_from_slice(pairs.as_flattened());
 }
 
 fn put_number(out: &mut Vec<u8>, before: &str, mut number: u64) {

@@ -28,7 +28,7 @@ use crate::{
     authority::X509Authority,
     der::{
         BIT_STRING, ECDSA_WITH_SHA256, INTEGER, OCTET_STRING, P256_SPKI_PREFIX, SEQUENCE, nest,
-        put, put_time,
+        put, put_header, put_time, value_bytes,
     },
     error::SignError,
     keys::{LeafKey, PublicPoint},
@@ -55,7 +55,9 @@ const EXTENDED_KEY_USAGE: &[u8] = &[
 /// Basic constraints, critical: not an authority.
 const BASIC_CONSTRAINTS: &[u8] =
     &[0x30, 0x0c, 0x06, 0x03, 0x55, 0x1d, 0x13, 0x01, 0x01, 0xff, 0x04, 0x02, 0x30, 0x00];
-const OID_SUBJECT_KEY_IDENTIFIER: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x0e];
+/// The subject's key identifier, up to its 20 octets.
+const KEY_IDENTIFIER_HEAD: &[u8] =
+    &[0x30, 0x1d, 0x06, 0x03, 0x55, 0x1d, 0x0e, 0x04, 0x16, 0x04, 0x14];
 const OID_SUBJECT_ALT_NAME: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x11];
 const OID_CRL_DISTRIBUTION_POINTS: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x1f];
 const OID_AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x23];
@@ -66,6 +68,9 @@ const CONTEXT_0: u8 = 0xa0;
 const CONTEXT_0_PRIMITIVE: u8 = 0x80;
 /// `extensions [3]`.
 const CONTEXT_3: u8 = 0xa3;
+
+/// A sequence whose length takes two octets, still to be set.
+const LONG_SEQUENCE: [u8; 4] = [SEQUENCE, 0x82, 0, 0];
 
 /// Octets of a leaf beyond its URIs; a bit more than it takes, so that no buffer has to grow.
 const LEAF_BYTES: usize = 640;
@@ -222,39 +227,33 @@ impl Template {
         self.pointed.get(usize::from(shards::of(serial))).unwrap_or(&self.plain)
     }
 
-    /// Fills in the blanks and signs.
+    /// Fills in the blanks and signs. One allocation: what is signed is written to where the
+    /// certificate has it, and the two outer lengths, of fixed width, are set when they are known.
     fn fill(&self, blanks: &Blanks<'_>, authority: &X509Authority) -> Result<Vec<u8>, SignError> {
-        let room = LEAF_BYTES
-            + blanks.spiffe_id.as_str().len()
-            + self.tail(blanks.serial).after_name.len();
-        let mut validity = Vec::with_capacity(40);
-        put_time(&mut validity, blanks.not_before)?;
-        put_time(&mut validity, blanks.not_after)?;
-        let mut body = Vec::with_capacity(room);
-        nest(&mut body, SEQUENCE, |out| {
-            out.extend_from_slice(VERSION_3);
-            // The serial's first octet is 1: positive, and of fixed length.
-            put(out, INTEGER, blanks.serial.as_bytes());
-            out.extend_from_slice(&self.head);
-            put(out, SEQUENCE, &validity);
-            out.extend_from_slice(SUBJECT);
-            out.extend_from_slice(P256_SPKI_PREFIX);
-            out.extend_from_slice(blanks.key.as_bytes());
-            nest(out, CONTEXT_3, |out| {
-                nest(out, SEQUENCE, |out| self.put_extensions(out, blanks));
-            });
-        });
-        let signature = authority.key().sign(&body)?;
-        let mut certificate = Vec::with_capacity(room);
-        nest(&mut certificate, SEQUENCE, |out| {
-            out.extend_from_slice(&body);
-            out.extend_from_slice(ECDSA_WITH_SHA256);
-            nest(out, BIT_STRING, |out| {
-                out.push(0); // No unused bits.
-                out.extend_from_slice(signature.as_ref());
-            });
-        });
-        Ok(certificate)
+        let tail = self.tail(blanks.serial);
+        let name = blanks.spiffe_id.as_str().as_bytes();
+        let mut out = Vec::with_capacity(LEAF_BYTES + name.len() + tail.after_name.len());
+        out.extend_from_slice(&LONG_SEQUENCE);
+        out.extend_from_slice(&LONG_SEQUENCE);
+        out.extend_from_slice(VERSION_3);
+        // The serial's first octet is 1: positive, and of fixed length.
+        put(&mut out, INTEGER, blanks.serial.as_bytes());
+        out.extend_from_slice(&self.head);
+        put_validity(&mut out, blanks)?;
+        out.extend_from_slice(SUBJECT);
+        out.extend_from_slice(P256_SPKI_PREFIX);
+        out.extend_from_slice(blanks.key.as_bytes());
+        self.put_extensions(&mut out, (name, tail), blanks.key);
+        set_length(&mut out, LONG_SEQUENCE.len());
+        let body = out.get(LONG_SEQUENCE.len()..).unwrap_or_default();
+        let signature = authority.key().sign(body)?;
+        out.extend_from_slice(ECDSA_WITH_SHA256);
+        let signature = signature.as_ref();
+        put_header(&mut out, BIT_STRING, 1 + signature.len());
+        out.push(0); // No unused bits.
+        out.extend_from_slice(signature);
+        set_length(&mut out, 0);
+        Ok(out)
     }
 
     /// A leaf that says what is expected, for the tests of the reader.
@@ -271,17 +270,25 @@ impl Template {
     }
 
     /// In the order in which rcgen writes them, so that the two can be compared octet by octet.
-    fn put_extensions(&self, out: &mut Vec<u8>, blanks: &Blanks<'_>) {
+    fn put_extensions(&self, out: &mut Vec<u8>, (name, tail): (&[u8], &Tail), key: &PublicPoint) {
+        // From the inside out: the URI, the list of names, the octets around it, the extension.
+        let uri = value_bytes(name.len());
+        let names = value_bytes(uri);
+        let alt_name = OID_SUBJECT_ALT_NAME.len() + value_bytes(names);
+        let key_identifier = KEY_IDENTIFIER_HEAD.len() + key.identifier().len();
+        let others = self.before_name.len() + tail.after_name.len() + BASIC_CONSTRAINTS.len();
+        let all = others + value_bytes(alt_name) + key_identifier;
+        put_header(out, CONTEXT_3, value_bytes(all));
+        put_header(out, SEQUENCE, all);
         out.extend_from_slice(&self.before_name);
-        put_extension(out, OID_SUBJECT_ALT_NAME, |out| {
-            nest(out, SEQUENCE, |out| {
-                put(out, URI, blanks.spiffe_id.as_str().as_bytes());
-            });
-        });
-        out.extend_from_slice(&self.tail(blanks.serial).after_name);
-        put_extension(out, OID_SUBJECT_KEY_IDENTIFIER, |out| {
-            put(out, OCTET_STRING, blanks.key.identifier());
-        });
+        put_header(out, SEQUENCE, alt_name);
+        out.extend_from_slice(OID_SUBJECT_ALT_NAME);
+        put_header(out, OCTET_STRING, names);
+        put_header(out, SEQUENCE, uri);
+        put(out, URI, name);
+        out.extend_from_slice(&tail.after_name);
+        out.extend_from_slice(KEY_IDENTIFIER_HEAD);
+        out.extend_from_slice(key.identifier());
         out.extend_from_slice(BASIC_CONSTRAINTS);
     }
 
@@ -300,6 +307,27 @@ impl Template {
             issuer: authority,
             crl_url: self.tail(blanks.serial).crl_url.as_deref(),
         }
+    }
+}
+
+/// `Validity { notBefore, notAfter }`.
+fn put_validity(out: &mut Vec<u8>, blanks: &Blanks<'_>) -> Result<(), SignError> {
+    let mut failed = None;
+    nest(out, SEQUENCE, |out| {
+        let written = put_time(out, blanks.not_before);
+        failed = written.and_then(|()| put_time(out, blanks.not_after)).err();
+    });
+    failed.map_or(Ok(()), Err)
+}
+
+/// Sets the length of a [`LONG_SEQUENCE`] that begins at `start` and ends with `out`. What it holds is
+/// longer than 255 octets, for the keys alone take more than half of that, and shorter than 65,536,
+/// for names and URLs are bounded.
+fn set_length(out: &mut [u8], start: usize) {
+    let length = out.len().saturating_sub(start + LONG_SEQUENCE.len());
+    let octets = u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes();
+    if let Some(place) = out.get_mut(start + 2..start + 4) {
+        place.copy_from_slice(&octets);
     }
 }
 

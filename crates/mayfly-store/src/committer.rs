@@ -6,7 +6,11 @@
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
     thread::{Builder, JoinHandle},
 };
 
@@ -14,7 +18,8 @@ use mayfly_core::{Record, Sequence, limits};
 
 use crate::{error::StoreError, journal::Journal};
 
-/// Records in one commit. Bounds the time that the first of them waits for the others.
+/// Records in one append. Once so many have gathered they are committed, so that the first of them does
+/// not wait for more.
 const BATCH_MAX: usize = 1024;
 
 /// What became of the records that were submitted.
@@ -37,13 +42,15 @@ pub enum Rejected {
     Closed,
 }
 
-/// A record on its way; boxed, because the queue has room for many from the start.
-type Message = (Sequence, Box<Record>);
+/// Records that were handed over together.
+type Lot = Vec<(Sequence, Record)>;
 
 /// The thread that owns the journal.
 #[derive(Debug)]
 pub struct Committer {
-    sender: SyncSender<Message>,
+    sender: Sender<Lot>,
+    /// Records that were handed over and are not on disk.
+    waiting: Arc<AtomicUsize>,
     thread: JoinHandle<Result<(), StoreError>>,
 }
 
@@ -57,10 +64,12 @@ impl Committer {
         journal: impl Journal + 'static,
         mut notify: impl FnMut(Committed) + Send + 'static,
     ) -> io::Result<Self> {
-        // Core stops asking at this many, so a full queue is a bug and not a wait.
-        let (sender, receiver) = sync_channel(limits::RECORDS_IN_FLIGHT_MAX);
+        // Bounded by counting records: a bound on lots would say nothing about them.
+        let (sender, receiver) = channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let done = Arc::clone(&waiting);
         let thread = Builder::new().name("committer".into()).spawn(move || {
-            let run = AssertUnwindSafe(|| run(journal, &receiver, &mut notify));
+            let run = AssertUnwindSafe(|| run(journal, (&receiver, &done), &mut notify));
             let result = catch_unwind(run).unwrap_or(Err(StoreError::Stopped));
             // First the door, then the news: whoever has heard of the failure cannot submit.
             drop(receiver);
@@ -69,7 +78,7 @@ impl Committer {
             }
             result
         })?;
-        Ok(Self { sender, thread })
+        Ok(Self { sender, waiting, thread })
     }
 
     /// Hands over the next record. Never waits.
@@ -77,10 +86,22 @@ impl Committer {
     /// # Errors
     /// [`Rejected`]; the caller has to stop issuing.
     pub fn submit(&self, sequence: Sequence, record: Record) -> Result<(), Rejected> {
-        self.sender.try_send((sequence, Box::new(record))).map_err(|error| match error {
-            TrySendError::Full(_) => Rejected::Full,
-            TrySendError::Disconnected(_) => Rejected::Closed,
-        })
+        self.submit_all(vec![(sequence, record)])
+    }
+
+    /// Hands over the next records, all or none. Never waits.
+    ///
+    /// # Errors
+    /// [`Rejected`]; the caller has to stop issuing.
+    pub fn submit_all(&self, records: Vec<(Sequence, Record)>) -> Result<(), Rejected> {
+        let count = records.len();
+        // Core stops asking at this many, so a full queue is a bug and not a wait.
+        if self.waiting.fetch_add(count, Ordering::Relaxed) + count > limits::RECORDS_IN_FLIGHT_MAX
+        {
+            self.waiting.fetch_sub(count, Ordering::Relaxed);
+            return Err(Rejected::Full);
+        }
+        self.sender.send(records).map_err(|_thread_is_gone| Rejected::Closed)
     }
 
     /// Commits what was submitted and stops. The journal is dropped, cleanly closed, by then.
@@ -95,17 +116,21 @@ impl Committer {
 
 fn run(
     mut journal: impl Journal,
-    receiver: &Receiver<Message>,
+    (receiver, waiting): (&Receiver<Lot>, &AtomicUsize),
     notify: &mut impl FnMut(Committed),
 ) -> Result<(), StoreError> {
-    let mut batch = Vec::with_capacity(BATCH_MAX);
-    while let Ok((sequence, record)) = receiver.recv() {
-        batch.push((sequence, *record));
-        let more = receiver.try_iter().take(BATCH_MAX - 1);
-        batch.extend(more.map(|(sequence, record)| (sequence, *record)));
-        journal.append(&batch)?;
-        notify(Committed::Upto(journal.commit()?));
-        batch.clear();
+    while let Ok(mut batch) = receiver.recv() {
+        while batch.len() < BATCH_MAX
+            && let Ok(more) = receiver.try_recv()
+        {
+            batch.extend(more);
+        }
+        for records in batch.chunks(BATCH_MAX) {
+            journal.append(records)?;
+        }
+        let upto = journal.commit()?;
+        waiting.fetch_sub(batch.len(), Ordering::Relaxed);
+        notify(Committed::Upto(upto));
     }
     Ok(())
 }

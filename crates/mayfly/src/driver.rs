@@ -12,7 +12,7 @@ use std::{
 };
 
 use mayfly_core::{
-    Closing, Denial, Effect, Event, Identity, Record, Registrar, Sequence, TaskId, TaskVersion,
+    Closing, Denial, Effect, Event, Grant, Identity, Record, Registrar, Sequence, TaskId, TaskVersion,
     Ticket,
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -68,8 +68,8 @@ pub enum Message {
     Event(Event),
     /// Somebody asks, and waits.
     Call(Event, Ticket, Waiter),
-    /// A signature was made, or not.
-    Signed(Ticket, Result<Signed, mayfly_sign::SignError>),
+    /// Signatures were made, or not.
+    Signed(Vec<(Ticket, Result<Signed, mayfly_sign::SignError>)>),
     /// Somebody wants to read.
     Question(Question),
     /// The streams of all tasks but these are to look again at what they hold.
@@ -83,7 +83,7 @@ impl std::fmt::Debug for Message {
             Self::Call(event, ticket, _) => {
                 f.debug_tuple("Call").field(event).field(ticket).finish()
             }
-            Self::Signed(ticket, _) => f.debug_tuple("Signed").field(ticket).finish(),
+            Self::Signed(lot) => write!(f, "Signed({} grants)", lot.len()),
             Self::Question(_) => f.write_str("Question"),
             Self::Wake(but) => write!(f, "Wake(all but {})", but.len()),
         }
@@ -202,6 +202,7 @@ pub struct Driver<M> {
     signed: HashMap<Ticket, Signed>,
     news: BTreeMap<TaskId, watch::Sender<Option<Closing>>>,
     batch: Vec<(Sequence, Record)>,
+    grants: Vec<(Ticket, Grant)>,
     poster: Poster,
     /// What the means answered at once.
     soon: VecDeque<Message>,
@@ -228,6 +229,7 @@ impl<M: Means> Driver<M> {
             signed: HashMap::new(),
             news: BTreeMap::new(),
             batch: Vec::new(),
+            grants: Vec::new(),
             poster,
             soon: VecDeque::new(),
         }
@@ -275,16 +277,31 @@ impl<M: Means> Driver<M> {
                 self.waiting.insert(ticket, waiter);
                 self.registrar.handle(now, event);
             }
-            Message::Signed(ticket, Ok(signed)) => {
-                self.signed.insert(ticket, signed);
-                self.registrar.handle(now, Event::Signed { ticket });
-            }
-            Message::Signed(ticket, Err(error)) => {
-                tracing::error!(%error, "a credential could not be signed");
-                self.registrar.handle(now, Event::SigningFailed { ticket });
+            Message::Signed(lot) => {
+                for (ticket, signed) in lot {
+                    self.hear_signed(now, ticket, signed);
+                }
             }
             Message::Question(question) => question(&self.registrar),
             Message::Wake(but) => self.wake_all_but(&but),
+        }
+    }
+
+    fn hear_signed(
+        &mut self,
+        now: mayfly_core::Timestamp,
+        ticket: Ticket,
+        signed: Result<Signed, mayfly_sign::SignError>,
+    ) {
+        match signed {
+            Ok(signed) => {
+                self.signed.insert(ticket, signed);
+                self.registrar.handle(now, Event::Signed { ticket });
+            }
+            Err(error) => {
+                tracing::error!(%error, "a credential could not be signed");
+                self.registrar.handle(now, Event::SigningFailed { ticket });
+            }
         }
     }
 
@@ -293,7 +310,7 @@ impl<M: Means> Driver<M> {
         while let Some(effect) = self.registrar.poll_effect() {
             match effect {
                 Effect::Journal(sequence, record) => self.batch.push((sequence, record)),
-                Effect::Sign { ticket, grant } => self.soon.extend(self.means.sign(ticket, grant)),
+                Effect::Sign { ticket, grant } => self.grants.push((ticket, grant)),
                 Effect::Release { ticket } => self.release(ticket),
                 Effect::Withhold { ticket, denial } => self.withhold(ticket, No::Denied(denial)),
                 Effect::Reconsider { ticket } => self.withhold(ticket, No::Reconsider),
@@ -317,6 +334,7 @@ impl<M: Means> Driver<M> {
         }
         self.poster.ordered(&self.registrar, &self.batch);
         self.soon.extend(self.means.append(&mut self.batch));
+        self.soon.extend(self.means.sign(&mut self.grants));
     }
 
     fn release(&mut self, ticket: Ticket) {

@@ -18,9 +18,9 @@ pub trait Means {
     /// Hands records over in order; answers at once when the journal takes no more.
     #[must_use]
     fn append(&mut self, records: &mut Vec<(Sequence, Record)>) -> Option<Message>;
-    /// Signs; answers with [`Message::Signed`], at once when there is no room to do it later.
+    /// Signs; answers with [`Message::Signed`], at once for what it does not do later.
     #[must_use]
-    fn sign(&mut self, ticket: Ticket, grant: Grant) -> Option<Message>;
+    fn sign(&mut self, grants: &mut Vec<(Ticket, Grant)>) -> Option<Message>;
     /// Tells followers what has become durable.
     fn publish(&mut self, delta: &Delta);
     /// The list of revoked certificates has changed.
@@ -115,20 +115,15 @@ pub struct Machine {
 
 impl Means for Machine {
     fn append(&mut self, records: &mut Vec<(Sequence, Record)>) -> Option<Message> {
-        if let Some((last, _)) = records.last() {
-            self.commits.handed(*last);
-        }
-        for (sequence, record) in records.drain(..) {
-            if let Err(error) = self.committer.submit(sequence, record) {
-                tracing::error!(%error, "nothing is issued until a restart");
-                return Some(Message::Event(Event::JournalFailed));
-            }
-        }
-        None
+        let (last, _) = records.last()?;
+        self.commits.handed(*last);
+        let error = self.committer.submit_all(std::mem::take(records)).err()?;
+        tracing::error!(%error, "nothing is issued until a restart");
+        Some(Message::Event(Event::JournalFailed))
     }
 
-    fn sign(&mut self, ticket: Ticket, grant: Grant) -> Option<Message> {
-        self.signers.submit(ticket, grant)
+    fn sign(&mut self, grants: &mut Vec<(Ticket, Grant)>) -> Option<Message> {
+        self.signers.submit(grants)
     }
 
     fn publish(&mut self, delta: &Delta) {

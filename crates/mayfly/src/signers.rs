@@ -1,7 +1,9 @@
 //! Threads that turn grants into credentials.
 //!
-//! A signature takes tens of microseconds of one core. Threads of their own keep it off the driver's
-//! turn; when their queue is full the driver signs itself, which slows it down exactly when it should.
+//! A signature takes tens of microseconds of one core, and waking a thread takes about as long. So few
+//! grants are signed in the driver's own turn, and of many it hands all but a few over, in as many lots
+//! as there are threads. When their queue is full the driver signs them all, which slows it down exactly
+//! when it should.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, RwLock, mpsc},
@@ -16,8 +18,13 @@ use crate::{
     driver::{Inbox, Message},
 };
 
-/// Grants that may wait for a thread.
-const QUEUE_MAX: usize = 4096;
+/// Lots of grants that may wait for a thread.
+const LOTS_MAX: usize = 4096;
+/// Grants that the driver signs itself at each turn: an end that was seen waits for them, some 0.1 ms.
+const OWN_MAX: usize = 4;
+
+/// What is signed together.
+type Lot = Vec<(Ticket, Grant)>;
 
 /// What was signed.
 #[derive(Debug)]
@@ -77,6 +84,11 @@ impl Keys {
         *self.signer.write().unwrap_or_else(PoisonError::into_inner) = signer;
     }
 
+    fn sign_all(&self, lot: Lot) -> Message {
+        let signed = lot.into_iter().map(|(ticket, grant)| (ticket, self.sign(grant)));
+        Message::Signed(signed.collect())
+    }
+
     fn sign(&self, grant: Grant) -> Result<Signed, SignError> {
         let signer = self.signer();
         match grant.kind() {
@@ -92,9 +104,9 @@ impl Keys {
 /// The threads and their queue.
 #[derive(Debug)]
 pub struct Signers {
-    queue: mpsc::SyncSender<(Ticket, Grant)>,
+    queue: mpsc::SyncSender<Lot>,
     keys: Arc<Keys>,
-    _threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Signers {
@@ -103,7 +115,7 @@ impl Signers {
     /// # Errors
     /// When the system refuses a thread.
     pub fn start(count: usize, keys: &Arc<Keys>, inbox: &Inbox) -> std::io::Result<Self> {
-        let (queue, work) = mpsc::sync_channel(QUEUE_MAX);
+        let (queue, work) = mpsc::sync_channel(LOTS_MAX);
         let work = Arc::new(Mutex::new(work));
         let threads = (0..count).map(|at| {
             let (work, keys, inbox) = (Arc::clone(&work), Arc::clone(keys), inbox.clone());
@@ -111,28 +123,33 @@ impl Signers {
             thread.spawn(move || work_off(&work, &keys, &inbox))
         });
         let threads = threads.collect::<Result<_, _>>()?;
-        Ok(Self { queue, keys: Arc::clone(keys), _threads: threads })
+        Ok(Self { queue, keys: Arc::clone(keys), threads })
     }
 
-    /// Signs `grant`; the answer arrives at the driver as [`Message::Signed`], or is returned when
-    /// every thread is busy and the queue is full.
+    /// Signs `grants`. What is signed at once is returned; the rest arrives at the driver as
+    /// [`Message::Signed`] too.
     #[must_use]
-    pub fn submit(&self, ticket: Ticket, grant: Grant) -> Option<Message> {
-        match self.queue.try_send((ticket, grant)) {
-            Ok(()) => None,
-            Err(
-                mpsc::TrySendError::Full((ticket, grant))
-                | mpsc::TrySendError::Disconnected((ticket, grant)),
-            ) => Some(Message::Signed(ticket, self.keys.sign(grant))),
+    pub fn submit(&self, grants: &mut Lot) -> Option<Message> {
+        let mut own: Lot = grants.drain(..grants.len().min(OWN_MAX)).collect();
+        let share = grants.len().div_ceil(self.threads.len().max(1));
+        while !grants.is_empty() {
+            let lot = grants.drain(..share.min(grants.len())).collect();
+            match self.queue.try_send(lot) {
+                Ok(()) => {}
+                Err(mpsc::TrySendError::Full(lot) | mpsc::TrySendError::Disconnected(lot)) => {
+                    own.extend(lot);
+                }
+            }
         }
+        (!own.is_empty()).then(|| self.keys.sign_all(own))
     }
 }
 
-fn work_off(work: &Mutex<mpsc::Receiver<(Ticket, Grant)>>, keys: &Keys, inbox: &Inbox) {
+fn work_off(work: &Mutex<mpsc::Receiver<Lot>>, keys: &Keys, inbox: &Inbox) {
     loop {
         let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((ticket, grant)) = next else { return };
-        if !inbox.tell_blocking(Message::Signed(ticket, keys.sign(grant))) {
+        let Ok(lot) = next else { return };
+        if !inbox.tell_blocking(keys.sign_all(lot)) {
             return;
         }
     }

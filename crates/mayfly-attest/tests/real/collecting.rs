@@ -125,6 +125,40 @@ async fn a_peer_that_executes_another_program_is_seen_as_that_program() {
 }
 
 #[tokio::test]
+async fn a_peer_that_was_just_looked_at_cannot_hide_a_change() {
+    let stage = Stage::new();
+    let _kid = stage.enter(Part::BecomeCat);
+    let mut socket = stage.accept();
+    let peer = Peer::of(&socket).expect("it lives");
+    let collector = Collector::default();
+    let look = || collector.collect(&peer, CollectOptions::default(), MUCH_LATER);
+    let (first, again) = (look().await.expect("it lives"), look().await.expect("it lives"));
+    assert_eq!(first, again);
+    socket.write_all(b"?\n").expect("it listens");
+    hear(&socket);
+    // At the very same instant, and it is another program.
+    let after = look().await.expect("it lives");
+    assert_ne!(values(&after, "unix:path"), values(&first, "unix:path"));
+    assert_ne!(values(&after, "unix:sha256"), values(&first, "unix:sha256"));
+}
+
+#[tokio::test]
+async fn a_program_that_loses_its_name_loses_its_path_at_once() {
+    let (_dir, program) = copy_of_this_program();
+    let stage = Stage::new();
+    let _kid = stage.enter_as(&program, Part::Stay);
+    let peer = Peer::of(&stage.accept()).expect("it lives");
+    let collector = Collector::default();
+    let look = || collector.collect(&peer, CollectOptions::default(), MUCH_LATER);
+    let before = look().await.expect("it lives");
+    assert_eq!(values(&before, "unix:path"), [program.to_str().expect("a plain path")]);
+    std::fs::rename(&program, program.with_extension("old")).expect("a rename");
+    std::fs::write(&program, "#!/bin/true\n").expect("a decoy");
+    let after = look().await.expect("it lives");
+    assert_ne!(values(&after, "unix:path"), values(&before, "unix:path"));
+}
+
+#[tokio::test]
 async fn a_peer_that_became_another_user_is_refused() {
     if !rustix::process::geteuid().is_root() {
         return skip("only root can become somebody else");
