@@ -79,8 +79,8 @@ pub(crate) async fn measure(
 const X509: &str = "socket: first FetchX509SVID on a warm connection";
 const X509_LATER: &str = "socket: FetchX509SVID, what this round revoked listed in each answer";
 
-const fn calls() -> (usize, usize) {
-    if cfg!(debug_assertions) { (512, 256) } else { (4096, 512) }
+fn calls() -> (usize, usize) {
+    if is_quick() { (512, 256) } else { (8192, 512) }
 }
 
 /// Whether this figure is wanted: all are, unless `--only` names one, for a look at it with a profiler.
