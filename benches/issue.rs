@@ -3,6 +3,8 @@
 //! `cargo bench -p mayfly --bench issue` measures; add `--profile dev` and `-- --quick` for a smoke
 //! run. `benches/README.md` says what is in each figure. The last line is one JSON object.
 
+#[path = "issue/floor.rs"]
+mod floor;
 #[path = "issue/house.rs"]
 mod house;
 mod measure;
@@ -17,6 +19,9 @@ use measure::{Fault, Floor, Foreign, count, report, say};
 use ratio::{Ratios, Raw};
 
 fn main() -> Result<(), Fault> {
+    if let Some(socket) = std::env::args().skip_while(|word| word != floor::SERVE).nth(1) {
+        return floor::serve(socket.as_ref());
+    }
     measure::headline("issue");
     let foreign = Foreign::new();
     let dir = tempfile::tempdir()?;
@@ -38,6 +43,8 @@ fn main() -> Result<(), Fault> {
         (&mut path, &mut latencies),
     ))?;
 
+    runtime.block_on(floor::measure(dir.path(), rounds, (&raw, &mut path)))?;
+
     say("in processor time, as multiples of one raw P-256 signature of the same round:");
     core.tell();
     path.tell();
@@ -52,6 +59,8 @@ fn main() -> Result<(), Fault> {
         ("x509_path_ratio".into(), path.median("x509")),
         ("jwt_path_ratio".into(), path.median("jwt")),
         ("life_ratio".into(), path.median("life")),
+        ("floor_call_ratio".into(), path.median("floor_call")),
+        ("floor_visit_ratio".into(), path.median("floor_visit")),
     ]);
     Ok(())
 }

@@ -68,12 +68,9 @@ impl House {
         Ok(Self { broker, pid, _sockets: sockets, operator })
     }
 
-    /// Processor time of the broker, all threads, those that ended included; nanoseconds.
-    #[expect(clippy::cast_precision_loss, reason = "nanoseconds of a short run")]
+    /// Processor time of the broker.
     pub(crate) fn cpu_ns(&self) -> Result<f64, Fault> {
-        let clock = nix::time::clock_getcpuclockid(self.pid)?;
-        let now = nix::time::clock_gettime(clock)?;
-        Ok(now.tv_sec() as f64 * 1e9 + now.tv_nsec() as f64)
+        process_cpu_ns(self.pid)
     }
 
     /// Processor time of the broker's live threads whose names begin like this; nanoseconds.
@@ -118,13 +115,21 @@ impl House {
     }
 }
 
+/// Processor time of a process, all threads, those that ended included; nanoseconds.
+#[expect(clippy::cast_precision_loss, reason = "nanoseconds of a short run")]
+pub(crate) fn process_cpu_ns(pid: Pid) -> Result<f64, Fault> {
+    let clock = nix::time::clock_getcpuclockid(pid)?;
+    let now = nix::time::clock_gettime(clock)?;
+    Ok(now.tv_sec() as f64 * 1e9 + now.tv_nsec() as f64)
+}
+
 /// The socket of a task appears a moment after the task was acknowledged.
-async fn appear(socket: PathBuf) -> Result<(), Fault> {
+pub(crate) async fn appear(socket: PathBuf) -> Result<(), Fault> {
     for _ in 0..5_000 {
         if socket.exists() {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    Err("the task's socket did not appear".into())
+    Err("the socket did not appear".into())
 }

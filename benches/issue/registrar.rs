@@ -61,9 +61,8 @@ impl Round<'_> {
         ratios.add(("x509", "core: an X.509-SVID from a grant, its key made ahead"), grant);
         ratios.add(("lint", "core: … and reading it back"), linting / signature);
         let grants = desk.grants(|| Ask::X509)?;
-        let keyed = cost(grants, |grant| {
-            Ok(drop(x509::issue(grant, self.signer, LeafKey::generate()?)?))
-        })?;
+        let keyed =
+            cost(grants, |grant| Ok(drop(x509::issue(grant, self.signer, LeafKey::generate()?)?)))?;
         ratios.add(("keyed", "core: … and its key made on the spot"), keyed / signature);
         Ok(())
     }
@@ -124,6 +123,7 @@ impl Desk {
             caller: Caller { lineage: [caller].into(), ..Caller::default() },
             verdict: Verdict { epoch, permits: [terms()].into() },
             luck: [TaskId::from_bytes([1; 16])].into(),
+            wish: None,
         };
         registrar.handle(now, met);
         let mut met = None;

@@ -11,9 +11,8 @@ use mayfly_core::{
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::{
-    dwelling::dwellings, error::AttestError, exe::Exe, find, glance::Glance,
-    hash::HashCache, names::Names,
-    peer::Peer, process::Process, process::read_file, procfs, systemd::Systemd,
+    dwelling::dwellings, error::AttestError, exe::Exe, find, glance::Glance, hash::HashCache,
+    names::Names, peer::Peer, process::Process, process::read_file, procfs, systemd::Systemd,
 };
 
 /// The longest chain of ancestors that is followed.

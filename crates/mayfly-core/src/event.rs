@@ -37,6 +37,18 @@ pub enum Ask {
     },
 }
 
+/// What a caller wants as soon as it is known who it is. Most have one identity and come for one
+/// credential, and are spared the way back and forth between the two.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Wish {
+    /// What.
+    pub ask: Ask,
+    /// For whom, where it says so.
+    pub spiffe_id: Option<SpiffeId>,
+    /// Chance for the serial.
+    pub luck: u64,
+}
+
 /// What an introduction rests on. If any of it has moved, the caller is judged again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Basis {
@@ -109,6 +121,8 @@ pub enum Event {
         verdict: Verdict,
         /// Names for the tasks that may be opened, one per permit.
         luck: Vec<TaskId>,
+        /// What it wants at once, if it turns out to have one identity.
+        wish: Option<Wish>,
     },
     /// Somebody who may act for a task names it, without being seen as it.
     TaskNamed {
@@ -283,6 +297,14 @@ pub enum Closing {
 pub enum Effect {
     /// Append this record; answer with [`Event::Journaled`].
     Journal(Sequence, Record),
+    /// Remember who the caller of [`Event::Met`] is: what it wished for is on its way, and its answer
+    /// will be a credential or a No.
+    Recognise {
+        /// Whom to answer later.
+        ticket: Ticket,
+        /// Its only identity.
+        identity: Identity,
+    },
     /// Answer [`Event::Met`] or [`Event::TaskNamed`].
     Introduce {
         /// Whom to answer.

@@ -38,7 +38,7 @@ pub mod task;
 pub mod time;
 
 pub use dwelling::{CgroupKey, Container, Pod, Unit};
-pub use event::{Ask, Basis, Begin, Closing, Denial, Effect, Event, Identity, Verdict};
+pub use event::{Ask, Basis, Begin, Closing, Denial, Effect, Event, Identity, Verdict, Wish};
 pub use evidence::{Caller, Evidence, Holder, ProcessKey, Selector};
 pub use grant::Grant;
 pub use id::{

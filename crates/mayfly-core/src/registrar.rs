@@ -178,8 +178,8 @@ impl Registrar {
     pub fn handle(&mut self, now: Timestamp, event: Event) {
         self.handle_timeout(now);
         match event {
-            Event::Met { ticket, caller, verdict, luck } => {
-                self.met(ticket, &caller, &verdict, &luck);
+            Event::Met { ticket, caller, verdict, luck, wish } => {
+                self.met(ticket, &caller, (&verdict, &luck), wish);
             }
             Event::TaskNamed { ticket, task, version, epoch } => {
                 self.task_named(ticket, (task, version), epoch);

@@ -35,6 +35,12 @@ pub trait Desk: Send + Sync + 'static {
     fn refer(&self, reference: Reference) -> Reply<Vec<Introduced>>;
     /// A fresh certificate with a key of its own.
     fn x509(&self, who: &Introduced) -> Reply<X509Svid>;
+    /// Who this caller is, and what it wants if that leaves no choice: most callers have one identity
+    /// and come for one token, and are spared the way back and forth.
+    fn jwt_at_once(&self, evidence: Evidence, _wish: TokenWish) -> Reply<AtOnce> {
+        let introduced = self.introduce(evidence);
+        Box::pin(async move { introduced.await.map(AtOnce::Introduced) })
+    }
     /// A fresh token for all of `audience`.
     fn jwt(&self, who: &Introduced, audience: Vec<String>) -> Reply<JwtSvid>;
     /// Whether `token` is good for `audience`, as far as the bundles of `who` can tell.
@@ -46,6 +52,24 @@ pub trait Desk: Send + Sync + 'static {
     /// A verifier has seen a credential used as it may not be. Answered once it is noted, not once
     /// anything was done about it.
     fn report(&self, report: Report) -> Reply<()>;
+}
+
+/// A token that a caller wants before it is known who it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TokenWish {
+    /// Whom it is to name, where the caller says so.
+    pub spiffe_id: Option<SpiffeId>,
+    /// For whom it is.
+    pub audience: Vec<String>,
+}
+
+/// What became of such a wish.
+#[derive(Clone, Debug)]
+pub enum AtOnce {
+    /// This is who it is, and its token.
+    Served(Box<(Introduced, JwtSvid)>),
+    /// This is who it is; it has to choose.
+    Introduced(Vec<Introduced>),
 }
 
 /// A workload, in the words of somebody who acts for it.

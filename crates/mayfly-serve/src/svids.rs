@@ -9,7 +9,7 @@ use prost::Message;
 use tokio::sync::watch;
 
 use crate::{
-    desk::{Bundles, Introduced, X509Svid},
+    desk::{Bundles, Introduced, TokenWish, X509Svid},
     limits,
     visit::{Speaker, Visit, Wake},
     wallet::{Wallet, the_end},
@@ -118,7 +118,11 @@ pub(crate) async fn tokens(
 ) -> Result<JwtsvidResponse, Denial> {
     let keep =
         |one: &Introduced| wanted.as_ref().is_none_or(|wanted| one.identity.spiffe_id == *wanted);
-    let held = visit.credentials(keep, |one| visit.desk().jwt(one, audience.clone())).await?;
+    let wish = TokenWish { spiffe_id: wanted.clone(), audience: audience.clone() };
+    let held = match visit.at_once(wish).await? {
+        Some(held) => vec![held],
+        None => visit.credentials(keep, |one| visit.desk().jwt(one, audience.clone())).await?,
+    };
     visit.check()?;
     Ok(wire::jwt_svids(held))
 }

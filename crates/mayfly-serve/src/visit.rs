@@ -15,7 +15,10 @@ use mayfly_core::{Closing, Denial, Evidence, TaskId, TaskVersion, Timestamp};
 use tokio::sync::watch;
 
 use crate::{
-    desk::{Bundles, Clock, Desk, Introduced, Named, Reference, Reply, Within},
+    desk::{
+        AtOnce, Bundles, Clock, Desk, Introduced, JwtSvid, Named, Reference, Reply, TokenWish,
+        Within,
+    },
     guest::{Eyes, Guest, denial_of},
     limits,
     quota::Seat,
@@ -85,18 +88,15 @@ impl Visit {
 
     /// Looks at the caller and asks the desk who it is. Never empty.
     pub(crate) async fn introduce(&self) -> Result<Vec<Introduced>, Denial> {
-        let refer = |named, within: &Within| {
-            self.unless_gone(self.desk().refer(Reference { named, within: within.clone() }))
-        };
+        self.unless_gone(self.meet()).await
+    }
+
+    async fn meet(&self) -> Result<Vec<Introduced>, Denial> {
+        let refer =
+            |named, within: &Within| self.desk().refer(Reference { named, within: within.clone() });
         let mut who = match &self.whom {
-            Whom::Caller => {
-                let evidence = self.unless_gone(self.look()).await?;
-                self.unless_gone(self.desk().introduce(evidence)).await?
-            }
-            Whom::Process(within) => {
-                let evidence = self.unless_gone(self.look()).await?;
-                refer(Named::Process(evidence), within).await?
-            }
+            Whom::Caller => self.desk().introduce(self.look().await?).await?,
+            Whom::Process(within) => refer(Named::Process(self.look().await?), within).await?,
             Whom::Task(task, version, within) => {
                 refer(Named::Task(*task, *version), within).await?
             }
@@ -106,7 +106,6 @@ impl Visit {
     }
 
     async fn look(&self) -> Result<Evidence, Denial> {
-        self.check()?;
         // Nobody from elsewhere can be seen, and this house introduces nobody whom it did not see.
         let peer = self.guest.peer().ok_or(Denial::AttestationFailed)?;
         let mut evidence = self.house.eyes.look(peer).await.map_err(|error| {
@@ -117,6 +116,22 @@ impl Visit {
         Ok(evidence)
     }
 
+    /// The token that a caller wants and whom it names, if it wants it for itself and there is but one
+    /// that it can be.
+    pub(crate) async fn at_once(
+        &self,
+        wish: TokenWish,
+    ) -> Result<Option<(Introduced, JwtSvid)>, Denial> {
+        if self.is_for_another() {
+            return Ok(None);
+        }
+        let work = async { self.desk().jwt_at_once(self.look().await?, wish).await };
+        Ok(match self.unless_gone(work).await? {
+            AtOnce::Served(held) => Some(*held),
+            AtOnce::Introduced(_) => None,
+        })
+    }
+
     /// Asks the desk for one credential per identity, all at once. An identity whose task is over
     /// drops out; when none is left, the first reason is the answer.
     pub(crate) async fn credentials<T>(
@@ -124,15 +139,24 @@ impl Visit {
         keep: impl Fn(&Introduced) -> bool,
         ask: impl Fn(&Introduced) -> Reply<T>,
     ) -> Result<Vec<(Introduced, T)>, Denial> {
+        // One watch over the whole of it: each costs a place in two queues.
+        self.unless_gone(self.ask_for_all(keep, ask)).await
+    }
+
+    async fn ask_for_all<T>(
+        &self,
+        keep: impl Fn(&Introduced) -> bool,
+        ask: impl Fn(&Introduced) -> Reply<T>,
+    ) -> Result<Vec<(Introduced, T)>, Denial> {
         let mut last = Denial::TaskVersion;
         for _ in 0..limits::INTRODUCTIONS_MAX {
-            let mut who = self.introduce().await?;
+            let mut who = self.meet().await?;
             who.retain(|one| keep(one));
-            if who.is_empty() {
-                return Err(Denial::IdentityNotHeld);
-            }
-            let asked = async { Ok(join_all(who.iter().map(&ask)).await) };
-            let answers = self.unless_gone(asked).await?;
+            let answers = match who.as_slice() {
+                [] => return Err(Denial::IdentityNotHeld),
+                [one] => vec![ask(one).await],
+                several => join_all(several.iter().map(&ask)).await,
+            };
             match gather(who, answers) {
                 Err(Denial::TaskVersion) => last = Denial::TaskVersion,
                 // In which way it is over, the next introduction says.

@@ -62,6 +62,7 @@ impl Trace {
             }
             Effect::Publish(delta) => format!("{:14} publish {delta:?}", ""),
             Effect::Sign { .. }
+            | Effect::Recognise { .. }
             | Effect::Introduce { .. }
             | Effect::Reconsider { .. }
             | Effect::Release { .. }
@@ -124,6 +125,7 @@ fn effect_words(effect: &Effect) -> (&'static str, u64, u64) {
         Effect::Journal(sequence, record) => {
             ("journal", sequence.0, record.fact.task().map_or(record.at.0, half))
         }
+        Effect::Recognise { ticket, identity } => ("recognise", ticket.0, half(identity.task)),
         Effect::Introduce { ticket, identities } => {
             ("introduce", ticket.0, identities.len() as u64)
         }

@@ -263,6 +263,12 @@ impl World {
             Effect::OpenSocket { task } => self.sockets.push(task),
             Effect::CloseSocket { task } => self.sockets.retain(|open| *open != task),
             Effect::Close { .. } | Effect::RefreshCrl | Effect::Alert { .. } => {}
+            Effect::Recognise { ticket, identity } => {
+                let waiting = self.answered(ticket)?;
+                self.introduced(&waiting.wish, &[identity])?;
+                // It goes on waiting, for a credential.
+                self.waiting.push(Waiting { wish: Wish::Credential { serial: None }, ..waiting });
+            }
             Effect::Introduce { ticket, identities } => {
                 let waiting = self.answered(ticket)?;
                 self.introduced(&waiting.wish, &identities)?;

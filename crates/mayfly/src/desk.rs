@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use mayfly_core::{
     Ask, Basis, Claim, Denial, Event, Evidence, PolicyEpoch, Registrar, Serial, Showing, SpiffeId,
-    TaskId, TaskVersion, Ticket,
+    TaskId, TaskVersion, Ticket, Wish,
 };
 use mayfly_policy::Profiles;
 use mayfly_serve::{
     desk::{
-        Bundles, Desk, Introduced, JwtSvid, Named, Reference, Reply, Report, Use, Validated,
-        Within, X509Svid,
+        AtOnce, Bundles, Desk, Introduced, JwtSvid, Named, Reference, Reply, Report, TokenWish,
+        Use, Validated, Within, X509Svid,
     },
     feed::hub::Hub,
 };
@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use crate::{
     clock::{self, Clock},
-    driver::{Inbox, No},
+    driver::{Inbox, Introduction, Met, No},
     signers::Signed,
     svids::{InUse, Svids},
 };
@@ -96,17 +96,49 @@ impl LocalDesk {
 
     /// Meets a caller, as far as it may be `within` some profiles.
     async fn meet(&self, evidence: &Evidence, within: &Within) -> Result<Vec<Introduced>, Denial> {
-        self.introduced(|| {
-            // INVARIANT P8: silence is a No. Evidence that earns nothing still reaches the registrar,
-            // which refuses it and testifies to that.
-            let mut verdict = self.policy.current().judge(evidence);
-            verdict.permits.retain(|terms| is_within(within, &terms.profile));
-            let epoch = verdict.epoch;
-            let luck = verdict.permits.iter().map(|_| clock::task_id()).collect();
-            let caller = evidence.caller.clone();
-            (epoch, move |ticket| Event::Met { ticket, caller, verdict, luck })
-        })
-        .await
+        self.introduced(|| self.met(evidence, within, None)).await
+    }
+
+    fn met(
+        &self,
+        evidence: &Evidence,
+        within: &Within,
+        wish: Option<Wish>,
+    ) -> (PolicyEpoch, impl FnOnce(Ticket) -> Event + use<>) {
+        // INVARIANT P8: silence is a No. Evidence that earns nothing still reaches the registrar,
+        // which refuses it and testifies to that.
+        let mut verdict = self.policy.current().judge(evidence);
+        verdict.permits.retain(|terms| is_within(within, &terms.profile));
+        let epoch = verdict.epoch;
+        let luck = verdict.permits.iter().map(|_| clock::task_id()).collect();
+        let caller = evidence.caller.clone();
+        (epoch, move |ticket| Event::Met { ticket, caller, verdict, luck, wish })
+    }
+
+    async fn serve_at_once(&self, evidence: &Evidence, wish: TokenWish) -> Result<AtOnce, Denial> {
+        let TokenWish { spiffe_id, audience } = wish;
+        let wish = || Wish {
+            ask: Ask::Jwt { audience: audience.clone() },
+            spiffe_id: spiffe_id.clone(),
+            luck: u64::from_be_bytes(clock::luck()),
+        };
+        for _ in 0..RECONSIDERATIONS_MAX {
+            let (epoch, event) = self.met(evidence, &None, Some(wish()));
+            match self.inbox.meet(event).await {
+                Ok(Met::Served(who, Signed::Jwt(svid))) => {
+                    let held = (introduced(*who, epoch), handed_over(svid));
+                    return Ok(AtOnce::Served(Box::new(held)));
+                }
+                Ok(Met::Served(_, Signed::X509(_))) => return Err(Denial::SigningFailed),
+                Ok(Met::Introduced(found)) => {
+                    let found = found.into_iter().map(|one| introduced(one, epoch));
+                    return Ok(AtOnce::Introduced(found.collect()));
+                }
+                Err(No::Reconsider) => self.policy.after(epoch).await,
+                Err(No::Denied(denial)) => return Err(denial),
+            }
+        }
+        Err(Denial::Overloaded)
     }
 
     /// Finds the task that somebody acts for.
@@ -137,12 +169,7 @@ impl LocalDesk {
             let (epoch, event) = event();
             match self.inbox.introduce(event).await {
                 Ok(found) => {
-                    let introduced = found.into_iter().map(|found| Introduced {
-                        identity: found.identity,
-                        epoch,
-                        news: found.news,
-                    });
-                    return Ok(introduced.collect());
+                    return Ok(found.into_iter().map(|one| introduced(one, epoch)).collect());
                 }
                 Err(No::Reconsider) => self.policy.after(epoch).await,
                 Err(No::Denied(denial)) => return Err(denial),
@@ -297,15 +324,16 @@ impl Desk for LocalDesk {
         Box::pin(async move { desk.shared_x509(basis).await })
     }
 
+    fn jwt_at_once(&self, evidence: Evidence, wish: TokenWish) -> Reply<AtOnce> {
+        let desk = self.clone();
+        Box::pin(async move { desk.serve_at_once(&evidence, wish).await })
+    }
+
     fn jwt(&self, who: &Introduced, audience: Vec<String>) -> Reply<JwtSvid> {
         let (desk, basis) = (self.clone(), basis(who));
         Box::pin(async move {
             match desk.ask(basis, Ask::Jwt { audience }).await? {
-                Signed::Jwt(svid) => Ok(JwtSvid {
-                    spiffe_id: svid.spiffe_id,
-                    token: svid.token,
-                    not_after: svid.exp,
-                }),
+                Signed::Jwt(svid) => Ok(handed_over(svid)),
                 Signed::X509(_) => Err(Denial::SigningFailed),
             }
         })
@@ -328,6 +356,14 @@ impl Desk for LocalDesk {
         let desk = self.clone();
         Box::pin(async move { desk.hear_report(report).await })
     }
+}
+
+fn introduced(one: Introduction, epoch: PolicyEpoch) -> Introduced {
+    Introduced { identity: one.identity, epoch, news: one.news }
+}
+
+fn handed_over(svid: mayfly_sign::JwtSvid) -> JwtSvid {
+    JwtSvid { spiffe_id: svid.spiffe_id, token: svid.token, not_after: svid.exp }
 }
 
 fn is_within(within: &Within, profile: &str) -> bool {

@@ -12,8 +12,8 @@ use std::{
 };
 
 use mayfly_core::{
-    Closing, Denial, Effect, Event, Grant, Identity, Record, Registrar, Sequence, TaskId, TaskVersion,
-    Ticket,
+    Closing, Denial, Effect, Event, Grant, Identity, Record, Registrar, Sequence, TaskId,
+    TaskVersion, Ticket,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -49,11 +49,22 @@ pub struct Introduction {
     pub news: watch::Receiver<Option<Closing>>,
 }
 
+/// What becomes of a caller who is met.
+#[derive(Debug)]
+pub enum Met {
+    /// This is who it is.
+    Introduced(Vec<Introduction>),
+    /// This is who it is, and what it wished for.
+    Served(Box<Introduction>, Signed),
+}
+
 /// Who waits for the answer to a ticket.
 #[derive(Debug)]
 pub enum Waiter {
     /// For an introduction.
     Introduction(oneshot::Sender<Result<Vec<Introduction>, No>>),
+    /// For an introduction or, if that is enough to go by, for a credential.
+    Meeting(oneshot::Sender<Result<Met, No>>),
     /// For a credential.
     Credential(oneshot::Sender<Result<Signed, No>>),
     /// For an acknowledgement.
@@ -144,6 +155,14 @@ impl Inbox {
         answer(self.call(event, Waiter::Introduction)?).await
     }
 
+    /// Asks who a caller is, who wishes for something.
+    ///
+    /// # Errors
+    /// The registrar's No.
+    pub async fn meet(&self, event: impl FnOnce(Ticket) -> Event) -> Result<Met, No> {
+        answer(self.call(event, Waiter::Meeting)?).await
+    }
+
     /// Asks for a credential.
     ///
     /// # Errors
@@ -200,6 +219,8 @@ pub struct Driver<M> {
     means: M,
     waiting: HashMap<Ticket, Waiter>,
     signed: HashMap<Ticket, Signed>,
+    /// Who it is that waits for a credential, where the answer has to say it.
+    recognised: HashMap<Ticket, Introduction>,
     news: BTreeMap<TaskId, watch::Sender<Option<Closing>>>,
     batch: Vec<(Sequence, Record)>,
     grants: Vec<(Ticket, Grant)>,
@@ -227,6 +248,7 @@ impl<M: Means> Driver<M> {
             means,
             waiting: HashMap::new(),
             signed: HashMap::new(),
+            recognised: HashMap::new(),
             news: BTreeMap::new(),
             batch: Vec::new(),
             grants: Vec::new(),
@@ -314,6 +336,7 @@ impl<M: Means> Driver<M> {
                 Effect::Release { ticket } => self.release(ticket),
                 Effect::Withhold { ticket, denial } => self.withhold(ticket, No::Denied(denial)),
                 Effect::Reconsider { ticket } => self.withhold(ticket, No::Reconsider),
+                Effect::Recognise { ticket, identity } => self.recognise(ticket, identity),
                 Effect::Introduce { ticket, identities } => self.introduce(ticket, identities),
                 Effect::Acknowledge { ticket, task, version } => {
                     self.acknowledge(ticket, (task, version));
@@ -338,37 +361,53 @@ impl<M: Means> Driver<M> {
     }
 
     fn release(&mut self, ticket: Ticket) {
-        let signed = self.signed.remove(&ticket);
-        if let (Some(Waiter::Credential(waiter)), Some(signed)) =
-            (self.waiting.remove(&ticket), signed)
-        {
-            measures::issued(signed.kind());
-            // A caller that left gets nothing; its credential was promised and stays in the ledger.
-            drop(waiter.send(Ok(signed)));
+        let Some(signed) = self.signed.remove(&ticket) else { return };
+        let kind = signed.kind();
+        // A caller that left gets nothing; its credential was promised and stays in the ledger.
+        match (self.waiting.remove(&ticket), self.recognised.remove(&ticket)) {
+            (Some(Waiter::Credential(waiter)), _) => drop(waiter.send(Ok(signed))),
+            (Some(Waiter::Meeting(waiter)), Some(who)) => {
+                drop(waiter.send(Ok(Met::Served(Box::new(who), signed))));
+            }
+            _ => return,
         }
+        measures::issued(kind);
     }
 
     fn withhold(&mut self, ticket: Ticket, no: No) {
         measures::withheld(no);
         self.signed.remove(&ticket);
+        self.recognised.remove(&ticket);
         match self.waiting.remove(&ticket) {
             Some(Waiter::Introduction(waiter)) => drop(waiter.send(Err(no))),
+            Some(Waiter::Meeting(waiter)) => drop(waiter.send(Err(no))),
             Some(Waiter::Credential(waiter)) => drop(waiter.send(Err(no))),
             Some(Waiter::Acknowledgement(waiter)) => drop(waiter.send(Err(no))),
             None => {}
         }
     }
 
+    fn recognise(&mut self, ticket: Ticket, identity: Identity) {
+        let introduction = self.introduction(identity);
+        self.recognised.insert(ticket, introduction);
+    }
+
     fn introduce(&mut self, ticket: Ticket, identities: Vec<Identity>) {
-        let introductions = identities.into_iter().map(|identity| {
-            let news = self.news.entry(identity.task);
-            let news = news.or_insert_with(|| watch::channel(None).0).subscribe();
-            Introduction { identity, news }
-        });
+        let introductions = identities.into_iter().map(|identity| self.introduction(identity));
         let introductions = introductions.collect();
-        if let Some(Waiter::Introduction(waiter)) = self.waiting.remove(&ticket) {
-            drop(waiter.send(Ok(introductions)));
+        match self.waiting.remove(&ticket) {
+            Some(Waiter::Introduction(waiter)) => drop(waiter.send(Ok(introductions))),
+            Some(Waiter::Meeting(waiter)) => {
+                drop(waiter.send(Ok(Met::Introduced(introductions))));
+            }
+            Some(Waiter::Credential(_) | Waiter::Acknowledgement(_)) | None => {}
         }
+    }
+
+    fn introduction(&mut self, identity: Identity) -> Introduction {
+        let news = self.news.entry(identity.task);
+        let news = news.or_insert_with(|| watch::channel(None).0).subscribe();
+        Introduction { identity, news }
     }
 
     fn acknowledge(&mut self, ticket: Ticket, answer: (TaskId, TaskVersion)) {

@@ -245,7 +245,7 @@ impl Own {
             let verdict = Verdict { epoch, permits: vec![self.terms.clone()] };
             let caller = Caller { lineage: vec![self.process], ..Caller::default() };
             let luck = vec![clock::task_id()];
-            let met = move |ticket| Event::Met { ticket, caller, verdict, luck };
+            let met = move |ticket| Event::Met { ticket, caller, verdict, luck, wish: None };
             match self.inbox.introduce(met).await {
                 Ok(found) => {
                     let one = found.into_iter().next().ok_or(Denial::NoIdentity)?;

@@ -4,7 +4,7 @@ use alloc::{boxed::Box, vec::Vec};
 
 use super::{After, Registrar, Timer};
 use crate::{
-    event::{Begin, Denial, Effect, Identity, Verdict},
+    event::{Basis, Begin, Denial, Effect, Identity, Verdict, Wish},
     evidence::{Caller, Holder},
     id::{SpiffeId, TaskId, TaskVersion, Ticket},
     limits,
@@ -17,8 +17,8 @@ impl Registrar {
         &mut self,
         ticket: Ticket,
         caller: &Caller,
-        verdict: &Verdict,
-        luck: &[TaskId],
+        (verdict, luck): (&Verdict, &[TaskId]),
+        wish: Option<Wish>,
     ) {
         if self.halted {
             return self.withhold(ticket, Denial::JournalFailed);
@@ -42,7 +42,16 @@ impl Registrar {
             let profile = permits.first().map_or("", |terms| terms.profile.as_str());
             return self.refuse(ticket, denial.unwrap_or(Denial::NoIdentity), (None, profile));
         }
-        self.effects.push_back(Effect::Introduce { ticket, identities });
+        match (identities.as_slice(), wish) {
+            ([one], Some(wish))
+                if wish.spiffe_id.as_ref().is_none_or(|id| *id == one.spiffe_id) =>
+            {
+                let basis = Basis { task: one.task, version: one.version, epoch: verdict.epoch };
+                self.effects.push_back(Effect::Recognise { ticket, identity: one.clone() });
+                self.asked(ticket, basis, wish.ask, wish.luck);
+            }
+            _ => self.effects.push_back(Effect::Introduce { ticket, identities }),
+        }
     }
 
     /// The tasks begun by name for the innermost thing that holds this caller. A process inside such

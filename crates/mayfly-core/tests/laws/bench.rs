@@ -116,7 +116,8 @@ impl Bench {
                     self.deltas += 1;
                     assert!(self.follower.apply(&delta), "P9: deltas have no holes");
                 }
-                Effect::Reconsider { .. }
+                Effect::Recognise { .. }
+                | Effect::Reconsider { .. }
                 | Effect::Release { .. }
                 | Effect::RefreshCrl
                 | Effect::Watch { .. }
@@ -160,7 +161,7 @@ impl Bench {
             (0..permits.len()).map(|at| task(u128::from(ticket.0) << 32 | at as u128)).collect();
         let verdict = Verdict { epoch: PolicyEpoch(1), permits };
         self.introduced.clear();
-        self.tell(Event::Met { ticket, caller, verdict, luck });
+        self.tell(Event::Met { ticket, caller, verdict, luck, wish: None });
         self.introduced.iter().map(|identity| identity.task).collect()
     }
 

@@ -217,6 +217,9 @@ impl Stage {
                 }
                 return told;
             }
+            Effect::Recognise { identity, .. } => {
+                loud(format!("recognised {}", task_name(identity.task)), "")
+            }
             Effect::Introduce { identities, .. } => {
                 let names: Vec<_> = identities.iter().map(|one| task_name(one.task)).collect();
                 loud(format!("introduced {}", names.join(" ")), "")

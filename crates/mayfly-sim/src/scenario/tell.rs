@@ -3,7 +3,8 @@
 use mayfly_core::{
     Amendment, Ask, Author, Basis, Begin, Binding, Bounds, Budget, Caller, Cause, CgroupKey, Claim,
     Container, Event, Extent, Holder, Mandate, OnFailure, Place, Pod, PolicyEpoch, Registrar,
-    RequestKey, Scope, Serial, Showing, Span, TaskVersion, Terms, Trigger, Unit, Verdict,
+    RequestKey, Scope, Serial, Showing, Span, SpiffeId, TaskVersion, Terms, Trigger, Unit, Verdict,
+    Wish,
 };
 
 use super::{
@@ -121,6 +122,7 @@ impl Stage {
             },
             verdict: Verdict { epoch: self.judged(line)?, permits: permits.into_iter().collect() },
             luck,
+            wish: line.option("wants").map(|what| wish(what, line)).transpose()?,
         })
     }
 
@@ -150,18 +152,29 @@ impl Stage {
         }
         let current = known.map_or(TaskVersion(1), |task| task.version);
         let version = version(line)?.unwrap_or(current);
-        let ask = match line.word(1)? {
-            "x509" => Ask::X509,
-            "jwt" => {
-                let named = line.option("audience").unwrap_or("story");
-                Ask::Jwt { audience: named.split(',').map(String::from).collect() }
-            }
-            other => return Err(format!("`{other}` is neither `x509` nor `jwt`")),
-        };
+        let ask = ask(line.word(1)?, line)?;
         let basis = Basis { task: id, version, epoch: self.judged(line)? };
         let ticket = self.ticket();
         Ok(Event::Asked { ticket, basis, ask, luck: ticket.0 })
     }
+}
+
+fn ask(what: &str, line: &Line) -> Result<Ask, String> {
+    match what {
+        "x509" => Ok(Ask::X509),
+        "jwt" => {
+            let named = line.option("audience").unwrap_or("story");
+            Ok(Ask::Jwt { audience: named.split(',').map(String::from).collect() })
+        }
+        other => Err(format!("`{other}` is neither `x509` nor `jwt`")),
+    }
+}
+
+/// What a caller wants at once; `for=/agents/x` says that it wants it for one identity alone.
+fn wish(what: &str, line: &Line) -> Result<Wish, String> {
+    let id = |path| SpiffeId::parse(&format!("spiffe://example.org{path}"));
+    let spiffe_id = line.option("for").map(id).transpose().map_err(|error| error.to_string())?;
+    Ok(Wish { ask: ask(what, line)?, spiffe_id, luck: 1 })
 }
 
 fn version(line: &Line) -> Result<Option<TaskVersion>, String> {

@@ -86,7 +86,20 @@ impl World {
         let ticket = self.ticket();
         let wish = Wish::Meet { process, socket, earned };
         let verdict = Verdict { epoch, permits };
-        self.ask(ticket, wish, Event::Met { ticket, caller, verdict, luck })
+        let at_once = self.rng.chance(400).then(|| mayfly_core::Wish {
+            ask: self.some_ask(),
+            spiffe_id: None,
+            luck: self.rng.next(),
+        });
+        self.ask(ticket, wish, Event::Met { ticket, caller, verdict, luck, wish: at_once })
+    }
+
+    fn some_ask(&mut self) -> Ask {
+        if self.rng.chance(600) {
+            Ask::X509
+        } else {
+            Ask::Jwt { audience: Charge::audience(&mut self.rng) }
+        }
     }
 
     fn ask_credential(&mut self) -> Done {
@@ -96,11 +109,7 @@ impl World {
         if self.rng.chance(800) {
             basis.epoch = self.epoch;
         }
-        let ask = if self.rng.chance(600) {
-            Ask::X509
-        } else {
-            Ask::Jwt { audience: Charge::audience(&mut self.rng) }
-        };
+        let ask = self.some_ask();
         let (ticket, luck) = (self.ticket(), self.rng.next());
         let wish = Wish::Credential { serial: None };
         self.ask(ticket, wish, Event::Asked { ticket, basis, ask, luck })

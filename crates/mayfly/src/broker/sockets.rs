@@ -6,7 +6,6 @@ use mayfly_serve::{Doors, Listener};
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
-use super::BrokerError;
 use crate::{means::SocketOrder, paths::Paths};
 
 /// Opens and closes the tasks' own sockets, in the order in which it was told to.
@@ -21,10 +20,7 @@ pub(super) async fn keep_sockets(
         match order {
             SocketOrder::Open(task) => {
                 let path = paths.task_socket(task);
-                let bound = prepare_dir(&path)
-                    .map_err(BrokerError::from)
-                    .and_then(|()| Ok(Listener::bind(&path, 0o777)?));
-                match bound {
+                match Listener::bind_alone(&path, 0o777) {
                     Ok(listener) => doors.open(Some(task), listener, routes.clone()),
                     Err(error) => tracing::error!(%task, %error, "the task has no socket"),
                 }
@@ -33,15 +29,18 @@ pub(super) async fn keep_sockets(
             SocketOrder::Report(done) => drop(done.send(())),
             SocketOrder::Close(task) => {
                 doors.close(task);
-                if let Some(dir) = paths.task_socket(task).parent() {
-                    // The listener removes its own file; one that was there from another run goes too.
-                    drop(std::fs::remove_dir_all(dir));
-                }
+                remove(&paths.task_socket(task));
             }
         }
     }
 }
 
-fn prepare_dir(socket: &Path) -> std::io::Result<()> {
-    socket.parent().map_or(Ok(()), std::fs::create_dir_all)
+/// Removes a socket with its folder. Its listener, which is about to go, does not miss it; one that was
+/// there from another run goes too.
+fn remove(socket: &Path) {
+    let Some(dir) = socket.parent() else { return };
+    let is_removed = std::fs::remove_file(socket).and_then(|()| std::fs::remove_dir(dir)).is_ok();
+    if !is_removed {
+        drop(std::fs::remove_dir_all(dir));
+    }
 }
