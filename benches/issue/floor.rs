@@ -3,7 +3,7 @@
 //! It attests nobody, decides nothing, signs nothing and writes nothing down; what its calls cost is below
 //! what anything behind the same gRPC library can reach.
 
-use std::{path::Path, pin::Pin, process::Stdio, time::Duration};
+use std::{path::Path, pin::Pin, process::Stdio};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};

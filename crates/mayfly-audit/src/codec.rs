@@ -3,6 +3,8 @@
 //! Reading is strict: a field that cannot be what the core once wrote is an error with the field's
 //! name. Guessing a default here would be guessing what was decided.
 
+use std::sync::Arc;
+
 use mayfly_core::{
     Binding, Cause, CgroupKey, Container, Denial, Fact, Finding, Holder, Kind, Pod, ProcessKey,
     Record, Serial, Span, TaskId, TaskVersion, Terms, Timestamp, TrustDomain, Unit,
@@ -268,7 +270,7 @@ fn parse(fact: proto::record::Fact) -> Result<Fact, InvalidRecord> {
 fn parse_began(began: proto::Began) -> Result<Fact, InvalidRecord> {
     Ok(Fact::Began {
         task: parse_task(&began.task)?,
-        terms: parse_terms(began.terms.ok_or(InvalidRecord("terms"))?)?,
+        terms: Arc::new(parse_terms(began.terms.ok_or(InvalidRecord("terms"))?)?),
         holder: parse_holder(began.holder)?,
         parent: parse_optional_task(&began.parent)?,
         mandate: Box::new(parse_mandate(began.intent, began.mandate)?),

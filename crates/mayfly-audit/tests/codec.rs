@@ -1,6 +1,8 @@
 //! Every record that the core can write reads back as it was, and nothing that strangers write
 //! makes the codec fall over.
 
+use std::sync::Arc;
+
 use mayfly_audit::{decode, encode};
 use mayfly_core::{
     Author, Binding, Bounds, Budget, Cause, CgroupKey, Container, Denial, Extent, Fact, Finding,
@@ -84,7 +86,7 @@ fn began() -> impl Strategy<Value = Fact> {
         |(task, terms, holder, parent, (mandate, key, author), (deadline, lease, declared))| {
             Fact::Began {
                 task,
-                terms,
+                terms: Arc::new(terms),
                 holder,
                 parent,
                 mandate: Box::new(mandate),
@@ -104,7 +106,7 @@ fn cause() -> impl Strategy<Value = Cause> {
 
 fn extent() -> impl Strategy<Value = Extent> {
     let names = proptest::collection::btree_set("[a-z/]{1,5}[*]?", 0..3);
-    prop_oneof![Just(Extent::Any), names.prop_map(Extent::Only)]
+    prop_oneof![Just(Extent::Any), names.prop_map(|names| Extent::Only(Arc::new(names)))]
 }
 
 fn scope() -> impl Strategy<Value = Scope> {

@@ -290,10 +290,6 @@ pub enum Closing {
 
 /// Something to be done, in this order.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "what is large is as frequent as the rest; a box would cost every one"
-)]
 pub enum Effect {
     /// Append this record; answer with [`Event::Journaled`].
     Journal(Sequence, Record),

@@ -1,6 +1,6 @@
 //! What survives a crash. State is the fold of these records, in order.
 
-use alloc::{boxed::Box, string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
 
 use crate::{
     event::Denial,
@@ -25,17 +25,13 @@ pub struct Record {
 
 /// What was decided.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a task's beginning is as frequent as its other facts; a box would cost every one"
-)]
 pub enum Fact {
     /// A task was opened.
     Began {
         /// The new task.
         task: TaskId,
         /// Under which terms.
-        terms: Terms,
+        terms: Arc<Terms>,
         /// Bound to what.
         holder: Holder,
         /// As part of which task.

@@ -19,6 +19,7 @@ use alloc::{
     vec::Vec,
 };
 
+use self::{shared::SharedTerms, tasks::Tasks};
 use crate::{
     event::{Denial, Effect, Event},
     evidence::Holder,
@@ -28,7 +29,6 @@ use crate::{
     limits,
     record::{Fact, Record},
     revocation::{Delta, RevocationSet},
-    task::Task,
     time::{Span, Timestamp},
 };
 
@@ -40,6 +40,8 @@ mod meet;
 mod named;
 mod narrow;
 mod query;
+mod shared;
+mod tasks;
 
 pub use query::{Ground, Memory, RevokedCertificate};
 
@@ -108,10 +110,11 @@ pub struct Registrar {
     last: Sequence,
     durable: Sequence,
     halted: bool,
-    tasks: BTreeMap<TaskId, Task>,
+    tasks: Tasks,
+    shared: SharedTerms,
     holders: BTreeMap<Holder, Vec<TaskId>>,
-    /// Which task a wish began that must not be carried out twice.
-    keys: BTreeMap<[u8; 32], TaskId>,
+    /// Which task a wish began that must not be carried out twice: by the start of the wish's key.
+    keys: BTreeSet<([u8; 8], TaskId)>,
     slots: Slots,
     /// Which task has which place: serials name places.
     places: BTreeMap<Place, TaskId>,
@@ -142,9 +145,10 @@ impl Registrar {
             last: Sequence(0),
             durable: Sequence(0),
             halted: false,
-            tasks: BTreeMap::new(),
+            tasks: Tasks::default(),
+            shared: SharedTerms::default(),
             holders: BTreeMap::new(),
-            keys: BTreeMap::new(),
+            keys: BTreeSet::new(),
             slots: Slots::default(),
             places: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -232,6 +236,7 @@ impl Registrar {
             self.slots.forget(self.now);
             self.set.forget(self.now);
             self.alarms.forget();
+            self.shared.forget();
             let now = self.now;
             self.certificates.retain(|_, revoked| revoked.forget_at() > now);
             self.sweep_at = self.now.plus(SWEEP_EVERY);

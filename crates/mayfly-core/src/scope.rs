@@ -5,7 +5,7 @@
 //! all four is the direction: nothing below a task is wider than the task (P12), nothing of a profile
 //! is wider than its profile.
 
-use alloc::{collections::BTreeSet, string::String};
+use alloc::{collections::BTreeSet, string::String, sync::Arc};
 
 /// One dimension of authority, by the word that refusals use.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -45,14 +45,14 @@ pub enum Extent {
     /// Nothing was said, so nothing is left out.
     #[default]
     Any,
-    /// These, and an empty set is nothing at all.
-    Only(BTreeSet<String>),
+    /// These, and an empty set is nothing at all. What was said once is shared by all who inherit it.
+    Only(Arc<BTreeSet<String>>),
 }
 
 impl Extent {
     /// Only these names.
     pub fn only(names: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self::Only(names.into_iter().map(Into::into).collect())
+        Self::Only(Arc::new(names.into_iter().map(Into::into).collect()))
     }
 
     /// Whether `name` is within it.

@@ -2,7 +2,7 @@
 //!
 //! Only `Active` issues. A state that is not known is a state that does not issue.
 
-use alloc::{boxed::Box, collections::BTreeSet, string::String, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeSet, string::String, sync::Arc, vec::Vec};
 use core::fmt;
 
 use crate::{
@@ -240,8 +240,9 @@ pub struct Task {
     pub id: TaskId,
     /// Its current version.
     pub version: TaskVersion,
-    /// What its profile granted when it began.
-    pub terms: Terms,
+    /// What its profile granted when it began. Tasks of one profile and edition share it: there may be a
+    /// million of them.
+    pub terms: Arc<Terms>,
     /// Its SPIFFE ID.
     pub spiffe_id: SpiffeId,
     /// What it is bound to.

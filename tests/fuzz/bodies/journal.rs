@@ -165,7 +165,7 @@ fn began(task: TaskId) -> Fact {
     let process = ProcessKey { boot: [9; 16], inode: 10, pid: 11 };
     Fact::Began {
         task,
-        terms: Terms {
+        terms: std::sync::Arc::new(Terms {
             profile: "web".into(),
             path: "/web".into(),
             owner: "team:shop".into(),
@@ -183,7 +183,7 @@ fn began(task: TaskId) -> Fact {
                 delegates_to: Some(["tool".into()].into()),
                 ..Bounds::default()
             },
-        },
+        }),
         holder: Holder::Process(process),
         parent: Some(task),
         mandate: Box::new(mandate()),

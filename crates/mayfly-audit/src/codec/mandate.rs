@@ -33,9 +33,8 @@ pub(super) fn spell_scope(scope: &Scope) -> Option<proto::Scope> {
 }
 
 pub(super) fn parse_scope(scope: Option<proto::Scope>) -> Scope {
-    let extent = |names: Option<proto::Names>| {
-        names.map_or(Extent::Any, |names| Extent::Only(names.names.into_iter().collect()))
-    };
+    let extent =
+        |names: Option<proto::Names>| names.map_or(Extent::Any, |names| Extent::only(names.names));
     scope.map_or_else(Scope::default, |scope| Scope {
         actions: extent(scope.actions),
         resources: extent(scope.resources),

@@ -2,7 +2,7 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use super::{After, Registrar, Timer};
+use super::{After, Registrar, Timer, query::start_of};
 use crate::{
     event::{Closing, Denial, Effect},
     evidence::Holder,
@@ -284,11 +284,9 @@ impl Registrar {
         for (_, place) in &task.places {
             self.places.remove(place);
         }
-        if let Some(wish) = task.key
-            && self.keys.get(&wish.key) == Some(&id)
-        {
-            // After a replay the key may be a later task's already.
-            self.keys.remove(&wish.key);
+        if let Some(wish) = task.key {
+            // After a replay the key may be a later task's already, and then this is not there.
+            self.keys.remove(&(start_of(&wish.key), id));
         }
         self.tasks.remove(&id);
         if let Some(held) = self.holders.get_mut(&holder) {

@@ -1,9 +1,9 @@
 //! State as the fold of records. Live decisions and replay go through the same function, so that
 //! memory and a replayed journal cannot come to differ (P6).
 
-use alloc::{collections::BTreeSet, vec::Vec};
+use alloc::{collections::BTreeSet, sync::Arc, vec::Vec};
 
-use super::{Charter, Ground, Registrar, RevokedCertificate, Timer};
+use super::{Charter, Ground, Registrar, RevokedCertificate, Timer, query::start_of};
 use crate::{
     event::Effect,
     evidence::Holder,
@@ -86,11 +86,13 @@ impl Registrar {
                 self.slots.reserve(Place { window, slot: Slot(last) });
             }
         }
-        for record in &snapshot.records {
-            self.replay_one(record);
+        let Snapshot { position, at, records, .. } = snapshot;
+        // Each record goes when it is folded: a million tasks are not held twice.
+        for record in records {
+            self.replay_one(&record);
         }
-        self.now = self.now.max(snapshot.at);
-        self.last = snapshot.position;
+        self.now = self.now.max(at);
+        self.last = position;
     }
 
     fn replay_one(&mut self, record: &Record) {
@@ -182,7 +184,8 @@ impl Registrar {
             }
             Fact::Transferred { task, owner } => {
                 if let Some(task) = self.tasks.get_mut(task) {
-                    task.terms.owner.clone_from(owner);
+                    Arc::make_mut(&mut task.terms).owner.clone_from(owner);
+                    task.terms = self.shared.of(&task.terms);
                 }
                 Outcome::default()
             }
@@ -210,7 +213,7 @@ impl Registrar {
         let task = Task {
             id: *id,
             version: TaskVersion(1),
-            terms: terms.clone(),
+            terms: self.shared.of(terms),
             spiffe_id,
             holder: holder.clone(),
             declared: *declared,
@@ -243,13 +246,16 @@ impl Registrar {
             }
         }
         if let Some(wish) = key {
-            self.keys.insert(wish.key, *id);
+            if let Some(before) = self.begun_by(&wish.key) {
+                self.keys.remove(&(start_of(&wish.key), before));
+            }
+            self.keys.insert((start_of(&wish.key), *id));
         }
         if !holder.is_nobody() {
             // The newest first: a holder that begins a second task means that one.
             self.holders.entry(holder.clone()).or_default().insert(0, *id);
         }
-        self.tasks.insert(*id, task);
+        self.tasks.insert(task);
         Outcome::default()
     }
 

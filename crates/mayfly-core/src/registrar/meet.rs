@@ -1,6 +1,6 @@
 //! First contact: which tasks a caller stands for, and new tasks, met or declared.
 
-use alloc::{boxed::Box, vec::Vec};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
 use super::{After, Registrar, Timer};
 use crate::{
@@ -177,7 +177,7 @@ impl Registrar {
         }
         let fact = Fact::Began {
             task: id,
-            terms,
+            terms: Arc::new(terms),
             holder: holder.clone(),
             parent,
             mandate: Box::new(mandate),

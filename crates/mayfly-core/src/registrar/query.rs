@@ -74,8 +74,7 @@ impl Registrar {
     /// The tasks behind `last` in the order of their names. Long listings are read in many turns, so that
     /// nobody waits for one.
     pub fn tasks_after(&self, last: Option<TaskId>) -> impl Iterator<Item = &Task> {
-        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
-        self.tasks.range((from, Bound::Unbounded)).map(|(_, task)| task)
+        self.tasks.after(last)
     }
 
     /// A task and those above it, the nearest first.
@@ -101,9 +100,18 @@ impl Registrar {
     /// task is, also across crashes.
     #[must_use]
     pub fn told_before(&self, wish: RequestKey) -> Option<Result<(TaskId, TaskVersion), Denial>> {
-        let task = self.tasks.get(self.keys.get(&wish.key)?)?;
+        let task = self.tasks.get(&self.begun_by(&wish.key)?)?;
         let same = task.key == Some(wish);
         Some(if same { Ok((task.id, task.version)) } else { Err(Denial::IdempotencyConflict) })
+    }
+
+    /// The task that was begun by the wish of this key.
+    pub(super) fn begun_by(&self, key: &[u8; 32]) -> Option<TaskId> {
+        let start = start_of(key);
+        let (first, last) = (TaskId::from_bytes([0; 16]), TaskId::from_bytes([u8::MAX; 16]));
+        let alike = self.keys.range((start, first)..=(start, last)).map(|(_, id)| *id);
+        let is_its = |task: &Task| task.key.is_some_and(|wish| wish.key == *key);
+        alike.into_iter().find(|id| self.tasks.get(id).is_some_and(is_its))
     }
 
     /// Whether a credential still stands: as of every No that was heard, and every Yes that is durable.
@@ -234,4 +242,10 @@ impl Registrar {
                 .collect(),
         }
     }
+}
+
+/// What a wish's key is looked for by. Its task knows the whole of it, and a million keys are worth a
+/// moment of looking twice.
+pub(super) fn start_of(key: &[u8; 32]) -> [u8; 8] {
+    key.first_chunk().copied().unwrap_or_default()
 }

@@ -155,7 +155,7 @@ impl Reader<'_> {
                 self.twice(entry, field, (at, &name));
             }
         }
-        Some(Extent::Only(names))
+        Some(Extent::Only(names.into()))
     }
 
     fn budget(&mut self, entry: Entry<'_>) -> Option<Budget> {

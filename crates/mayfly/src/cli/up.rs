@@ -32,6 +32,11 @@ pub(crate) struct UpArgs {
 pub(crate) async fn up(context: &Context, args: &UpArgs) -> Result<(), CliError> {
     // Whatever is written is the owner's alone; sockets are opened to others by name.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    // The allocator asks for huge pages, and a broker that has nothing to do would hold tens of megabytes of
+    // them. Nothing is started from here that could inherit this.
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        tracing::debug!(%error, "huge pages stay allowed");
+    }
     let uid = rustix::process::geteuid().as_raw();
     // Paths are told to workloads, whose working directory is another one.
     let data_dir = std::path::absolute(&context.data_dir)

@@ -41,7 +41,7 @@ impl LocalOffice {
             let wider = parent.as_ref().map(|parent| beyond_parent(sketch, parent));
             wider.map(|what| format!("{what}: wider than the parent")).unwrap_or_default()
         } else if denial == Denial::DelegationNotPermitted {
-            let above = parent.map(|parent| parent.terms.profile).unwrap_or_default();
+            let above = parent.map(|parent| parent.terms.profile.clone()).unwrap_or_default();
             return unnamed_in(&above, profile);
         } else if denial == Denial::HolderUnfit {
             let binding = sketch.terms.binding.name();
