@@ -133,12 +133,13 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Opens what is in `dir` and checks every row of it; an empty index if there is nothing.
+    /// Opens what is in `dir`, checks every row of it and says what they hold; an empty index if there is
+    /// nothing.
     ///
     /// On a thread of its own and with a time limit, because garbage can make sled wait as well as
     /// panic. It can also make it ask for more memory than there is, which ends the process: hence the
     /// mark, which a start that did not survive leaves behind.
-    pub(crate) fn open(dir: &Path) -> Result<Self, IndexError> {
+    pub(crate) fn open(dir: &Path) -> Result<(Self, Snapshot), IndexError> {
         let mark = dir.with_extension("opening");
         if mark.exists() {
             return Err(IndexError("the last start did not survive opening it".into()));
@@ -162,7 +163,7 @@ impl Index {
         index
     }
 
-    fn open_here(dir: &Path) -> Result<Self, IndexError> {
+    fn open_here(dir: &Path) -> Result<(Self, Snapshot), IndexError> {
         let is_new = !dir.exists();
         let rows = open_rows(dir)?;
         let meta = match rows.get(META)? {
@@ -177,12 +178,12 @@ impl Index {
             None => return Err(IndexError("it is empty".into())),
         };
         let index = Self { rows, meta };
-        index.scan(|_key, _value| Ok(()))?;
-        Ok(index)
+        let snapshot = index.snapshot()?;
+        Ok((index, snapshot))
     }
 
     /// Throws away what is in `dir` and begins an empty index.
-    pub(crate) fn replace(dir: &Path) -> Result<Self, IndexError> {
+    pub(crate) fn replace(dir: &Path) -> Result<(Self, Snapshot), IndexError> {
         let at = |error: io::Error| IndexError(format!("cannot remove it: {error}"));
         for path in [dir.to_path_buf(), dir.with_extension("opening")] {
             let removed =

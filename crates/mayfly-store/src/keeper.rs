@@ -7,13 +7,14 @@
 //! a fold of a thousand records costs sled little more than a fold of ten.
 
 use std::{
+    collections::VecDeque,
     io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{Builder, JoinHandle},
     time::Duration,
 };
 
-use mayfly_audit::{Chain, Reader};
+use mayfly_audit::{Chain, Entry, Reader};
 use mayfly_core::{Sequence, Shard, TaskId};
 
 use crate::{
@@ -83,6 +84,8 @@ pub(crate) struct Tools {
     pub(crate) reader: Reader,
     /// `None` if no index could be made; the log alone is enough.
     pub(crate) index: Option<Index>,
+    /// What stands between the index and where the reader begins.
+    pub(crate) backlog: VecDeque<Entry>,
 }
 
 /// The running thread. Dropping it stops it, after it has caught up.
@@ -93,7 +96,7 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts after `durable`, up to which sentinel and index already are.
+    /// Starts after `durable`, up to which the sentinel is, and the index with its backlog.
     pub(crate) fn start(tools: Tools, durable: Sequence, chain: Chain) -> io::Result<Self> {
         let desk = Arc::new(Desk::default());
         desk.set_indexed(tools.index.as_ref().map(Index::position));
@@ -185,14 +188,17 @@ impl Work {
     }
 
     fn index(&mut self, durable: Sequence, forgets: &[TaskId]) {
-        let Tools { index: slot @ Some(_), reader, .. } = &mut self.tools else {
+        let Tools { index: slot @ Some(_), reader, backlog, .. } = &mut self.tools else {
             return;
         };
         let result = guarded(|| {
             let Some(index) = slot.as_mut() else {
                 return Ok(None);
             };
-            let mut chunk = Vec::with_capacity(CHUNK);
+            let mut chunk: Vec<_> = backlog.drain(..backlog.len().min(CHUNK)).collect();
+            if backlog.is_empty() {
+                backlog.shrink_to_fit();
+            }
             while chunk.len() < CHUNK
                 && let Some(entry) = reader.next(durable).map_err(|error| error.to_string())?
             {
@@ -207,6 +213,7 @@ impl Work {
             Err(error) => {
                 tracing::warn!(%error, "the index is stale and will be rebuilt at the next start");
                 *slot = None;
+                *backlog = VecDeque::new();
                 self.desk.set_indexed(None);
             }
         }

@@ -20,8 +20,11 @@ use crate::{
     sentinel::{Found, Sentinel, SentinelFile},
 };
 
-/// Records folded into the index at once while opening.
+/// Records folded into the index at once where it is built again.
 const CHUNK: usize = 1024;
+/// Records that the index may be behind without being brought up to date before anybody is served: they
+/// are replayed from memory, which takes seconds where sled takes a minute. The keeper folds them later.
+const TAIL_MAX: usize = 4_000_000;
 /// How far beyond everything known the journal goes on after a confirmed loss. Nobody can have seen a
 /// position this far on, however old the backup; 2^32 such steps fit.
 const RESUME_STEP: u64 = 1 << 32;
@@ -58,7 +61,7 @@ impl OpenOptions {
 /// What became of the index.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum IndexReport {
-    /// It was good up to this record; the rest was folded in from the log.
+    /// It was good up to this record; the rest came from the log.
     Used(Sequence),
     /// There was none.
     Created,
@@ -131,12 +134,14 @@ impl Store {
         if restored.is_some() {
             candidate.read_on(&places.log)?;
         }
-        let (index, snapshot) = places.settle_index(candidate, log.last(), &mut report)?;
+        let settled = places.settle_index(candidate, log.last(), &mut report)?;
 
         let (last, chain) = (log.last(), *log.chain());
         sentinel.write(&Sentinel { shard: options.shard, sequence: last, chain })?;
         let reader = Reader::new(&places.log, log.cursor());
-        let tools = Tools { shard: options.shard, sentinel, reader, index };
+        let Settled { index, snapshot, backlog } = settled;
+        let backlog = backlog.into();
+        let tools = Tools { shard: options.shard, sentinel, reader, index, backlog };
         let keeper = Keeper::start(tools, last, chain)
             .map_err(|error| StoreError::io("start a thread for", dir, error))?;
         let store = Self { desk: keeper.desk(), log: places.log, _lock: Arc::clone(&lock) };
@@ -173,15 +178,32 @@ struct Places {
 /// An index that is being compared with the log, record by record.
 struct Candidate {
     index: Result<Index, IndexError>,
+    /// What it held when it was opened; `None` once something was folded in.
+    snapshot: Option<Snapshot>,
     /// Whether the log was seen to have the link that the index stands on.
     is_placed: bool,
-    chunk: Vec<Entry>,
+    /// What it does not hold yet.
+    tail: Vec<Entry>,
+    tail_max: usize,
+}
+
+/// Where the store begins.
+struct Settled {
+    index: Option<Index>,
+    /// Everything, up to the end of the log.
+    snapshot: Snapshot,
+    /// What the index is still to be told.
+    backlog: Vec<Entry>,
 }
 
 impl Candidate {
-    fn new(index: Result<Index, IndexError>) -> Self {
+    fn new(opened: Result<(Index, Snapshot), IndexError>, tail_max: usize) -> Self {
+        let (index, snapshot) = match opened {
+            Ok((index, snapshot)) => (Ok(index), Some(snapshot)),
+            Err(why) => (Err(why), None),
+        };
         let is_placed = index.as_ref().is_ok_and(|index| index.position() == Sequence(0));
-        Self { index, is_placed, chunk: Vec::new() }
+        Self { index, snapshot, is_placed, tail: Vec::new(), tail_max }
     }
 
     fn take(&mut self, entry: Entry) {
@@ -189,8 +211,8 @@ impl Candidate {
             return;
         };
         if self.is_placed && entry.sequence > index.position() {
-            self.chunk.push(entry);
-            if self.chunk.len() >= CHUNK {
+            self.tail.push(entry);
+            if self.tail.len() >= self.tail_max {
                 self.fold();
             }
         } else if entry.sequence == index.position() {
@@ -200,29 +222,49 @@ impl Candidate {
 
     /// Takes what was written after the log was read: the record of a confirmed loss.
     fn read_on(&mut self, log: &Path) -> Result<(), LogError> {
-        self.fold();
-        let from = self.index.as_ref().map_or(Sequence(0), Index::position).next();
+        let from = self.end().next();
         mayfly_audit::read(log, from, |entry| self.take(entry)).map(drop)
     }
 
+    /// The last record that it was told of.
+    fn end(&self) -> Sequence {
+        let indexed = self.index.as_ref().map_or(Sequence(0), Index::position);
+        self.tail.last().map_or(indexed, |entry| entry.sequence)
+    }
+
     fn fold(&mut self) {
-        let chunk = std::mem::take(&mut self.chunk);
-        if let Ok(index) = &mut self.index
-            && let Err(error) = guarded(|| index.apply(&chunk))
-        {
-            self.index = Err(error);
+        let tail = std::mem::take(&mut self.tail);
+        self.snapshot = None;
+        for chunk in tail.chunks(CHUNK) {
+            if let Ok(index) = &mut self.index
+                && let Err(error) = guarded(|| index.apply(chunk))
+            {
+                self.index = Err(error);
+            }
         }
     }
 
-    /// The index, if it has come to stand at the end of the log.
-    fn finish(mut self, end: Sequence) -> Result<(Index, Snapshot), IndexError> {
-        self.fold();
+    /// The index, if with what comes after it it reaches to the end of the log.
+    fn finish(mut self, end: Sequence) -> Result<Settled, IndexError> {
+        let reached = self.end();
+        if self.snapshot.is_none() {
+            self.fold();
+        }
         let index = self.index?;
-        if !self.is_placed || index.position() != end {
+        if !self.is_placed || reached != end {
             return Err("it stands on records that are not in the log".to_owned().into());
         }
-        let snapshot = guarded(|| index.snapshot())?;
-        Ok((index, snapshot))
+        let mut snapshot = match self.snapshot {
+            Some(snapshot) => snapshot,
+            None => guarded(|| index.snapshot())?,
+        };
+        // What comes after the rows is folded like the rows, and in the same order.
+        for entry in &self.tail {
+            snapshot.at = snapshot.at.max(entry.record.at);
+            snapshot.records.push(entry.record.clone());
+        }
+        snapshot.position = end;
+        Ok(Settled { index: Some(index), snapshot, backlog: self.tail })
     }
 }
 
@@ -230,12 +272,12 @@ impl Places {
     fn open_index(&self) -> (Candidate, IndexReport) {
         let report =
             if self.index.exists() { IndexReport::Used(Sequence(0)) } else { IndexReport::Created };
-        let index = Index::open(&self.index);
-        let report = match (&index, report) {
-            (Ok(index), IndexReport::Used(_)) => IndexReport::Used(index.position()),
+        let opened = Index::open(&self.index);
+        let report = match (&opened, report) {
+            (Ok((index, _)), IndexReport::Used(_)) => IndexReport::Used(index.position()),
             (_, report) => report,
         };
-        (Candidate::new(index), report)
+        (Candidate::new(opened, TAIL_MAX), report)
     }
 
     /// Reads the log as far back as anybody needs it. Changes nothing but the index.
@@ -267,29 +309,30 @@ impl Places {
         candidate: Candidate,
         last: Sequence,
         report: &mut IndexReport,
-    ) -> Result<(Option<Index>, Snapshot), StoreError> {
+    ) -> Result<Settled, StoreError> {
         let why = match candidate.finish(last) {
-            Ok((index, snapshot)) => {
+            Ok(settled) => {
                 if *report == IndexReport::Created && last > Sequence(0) {
                     tracing::warn!("there was no index; it was built again from the log");
                     *report = IndexReport::Rebuilt("there was none".into());
                 }
-                return Ok((Some(index), snapshot));
+                return Ok(settled);
             }
             Err(why) => why.to_string(),
         };
         tracing::warn!(why, "the index is thrown away and built again from the log");
-        let mut candidate = Candidate::new(guarded(|| Index::replace(&self.index)));
+        let mut candidate = Candidate::new(guarded(|| Index::replace(&self.index)), CHUNK);
         mayfly_audit::read(&self.log, Sequence(0), |entry| candidate.take(entry))?;
         match candidate.finish(last) {
-            Ok((index, snapshot)) => {
+            Ok(settled) => {
                 *report = IndexReport::Rebuilt(why);
-                Ok((Some(index), snapshot))
+                Ok(settled)
             }
             Err(error) => {
                 tracing::warn!(%error, "no index can be kept; the log alone serves");
                 *report = IndexReport::Unusable(error.to_string());
-                Ok((None, self.everything(last)?))
+                let snapshot = self.everything(last)?;
+                Ok(Settled { index: None, snapshot, backlog: Vec::new() })
             }
         }
     }
