@@ -53,7 +53,7 @@ pub use mandate::{
 pub use misuse::{Claim, Finding, Showing};
 pub use principal::{Act, Principal};
 pub use record::{Fact, Record, Snapshot};
-pub use registrar::{Charter, Registrar};
+pub use registrar::{Admission, Charter, Registrar};
 pub use revocation::{Bitmap, Change, Delta, RevocationSet, Status};
 pub use scope::{Dimension, Extent, Scope};
 pub use task::{Binding, Cause, State, Task, Terms};
