@@ -95,4 +95,5 @@ const _: () = assert!(BACKDATE.0 < FORGET_AFTER.0);
 const _: () = assert!(IDENTITIES_PER_CALLER_MAX < SIGNING_MAX);
 const _: () = assert!(SIGNING_MAX < ASKS_WAITING_MAX && ASKS_WAITING_MAX < RECORDS_IN_FLIGHT_MAX);
 const _: () = assert!(ASKS_WAITING_PER_TASK_MAX < ASKS_WAITING_MAX / 100);
-const _: () = assert!(2 * ASK_WAIT_MAX.0 <= RENEWAL_MARGIN.0 && RENEWAL_MARGIN.0 < X509_TTL_DEFAULT.0 / 2);
+const _: () =
+    assert!(2 * ASK_WAIT_MAX.0 <= RENEWAL_MARGIN.0 && RENEWAL_MARGIN.0 < X509_TTL_DEFAULT.0 / 2);

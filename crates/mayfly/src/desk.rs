@@ -167,7 +167,7 @@ impl LocalDesk {
         let mut kept = kept.lock().await;
         if let Some(InUse { basis: of, svid, .. }) = &*kept
             && *of == basis
-            && (self.clock)() < svid.half_life()
+            && (self.clock)() < svid.renew_at()
             // It may have been revoked, alone or with its task, since it was made.
             && self.stands(basis.task, svid.serial).await.is_ok()
         {

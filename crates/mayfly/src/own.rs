@@ -204,7 +204,7 @@ impl Own {
         }
     }
 
-    /// Waits for a reason to look again: half life, other bundles, or news of the task.
+    /// Waits for a reason to look again: the time of renewal, other bundles, or news of the task.
     async fn wait(
         &self,
         one: &mut Introduced,
@@ -212,7 +212,7 @@ impl Own {
         bundles: &mut watch::Receiver<Arc<Bundles>>,
     ) -> Option<Closing> {
         loop {
-            let left = clock::until((self.clock)(), svid.half_life());
+            let left = clock::until((self.clock)(), svid.renew_at());
             if left.is_zero() {
                 return None;
             }

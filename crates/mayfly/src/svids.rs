@@ -2,7 +2,7 @@
 //!
 //! A stock client opens one stream to get started and another to stay; if each got a certificate of
 //! its own, every start would look like a rotation and cost a signature more. So whoever asks for a
-//! task before its certificate is half through gets the same one. It is dropped, with its key, as soon
+//! task before its certificate is to be renewed gets the same one. It is dropped, with its key, as soon
 //! as anything happens to its task.
 
 use std::{
