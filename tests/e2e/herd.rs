@@ -34,8 +34,7 @@ fn narrow() -> Site {
 }
 
 async fn begin(api: &Api, count: usize) -> Vec<String> {
-    let lease =
-        || tasks::BeginRequest { lease_ms: 600_000, ..wish("errand", Holder::Lease(true)) };
+    let lease = || tasks::BeginRequest { lease_ms: 600_000, ..wish("errand", Holder::Lease(true)) };
     let wishes = (0..count).map(|_| Wish::Begin(lease())).collect();
     let outcomes = api.batch(wishes).await.expect("a batch").into_iter();
     outcomes

@@ -11,7 +11,7 @@
 //! 2. *A signature costs a [`Grant`].* Only the registrar makes grants, and signing uses them up.
 //! 3. *A task's end is one fact.* Revocation lists, closed streams and feeds are projections of it.
 //!
-//! Read [`registrar`] next, then `docs/invariants.md` for the properties P1–P10 named here.
+//! Read [`registrar`] next, then `docs/invariants.md` for the properties P1–P14 named here.
 #![no_std]
 #![forbid(unsafe_code)]
 

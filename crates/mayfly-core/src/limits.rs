@@ -8,7 +8,7 @@ pub const SPIFFE_ID_BYTES_MAX: usize = 2048;
 pub const TRUST_DOMAIN_BYTES_MAX: usize = 255;
 /// Longest X.509-SVID or JWT-SVID life that a profile may ask for.
 pub const CREDENTIAL_TTL_MAX: Span = Span::from_secs(24 * 3600);
-/// Shortest credential life: certificates and tokens count in seconds, and renewal is at half life.
+/// Shortest credential life: certificates and tokens count in seconds, and renewal is shortly before half life.
 pub const CREDENTIAL_TTL_MIN: Span = Span::from_secs(2);
 /// X.509-SVID life where the profile is silent.
 pub const X509_TTL_DEFAULT: Span = Span::from_secs(300);
