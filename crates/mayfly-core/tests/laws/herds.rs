@@ -57,7 +57,18 @@ impl Herd {
                     Effect::Withhold { ticket, denial } => {
                         assert_eq!(self.refused.insert(ticket, denial), None, "one answer each");
                     }
-                    _ => {}
+                    Effect::Journal(..)
+                    | Effect::Introduce { .. }
+                    | Effect::Reconsider { .. }
+                    | Effect::Acknowledge { .. }
+                    | Effect::Publish(_)
+                    | Effect::RefreshCrl
+                    | Effect::Watch { .. }
+                    | Effect::Close { .. }
+                    | Effect::OpenSocket { .. }
+                    | Effect::CloseSocket { .. }
+                    | Effect::Alert { .. }
+                    | Effect::Forget { .. } => {}
                 }
             }
             let upto = self.registrar.last_sequence();

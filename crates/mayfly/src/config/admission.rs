@@ -33,7 +33,7 @@ fn within(
     number: Option<usize>,
     bounds: RangeInclusive<usize>,
 ) -> Result<usize, ConfigError> {
-    let number = number.unwrap_or(*bounds.end());
+    let number = number.unwrap_or_else(|| *bounds.end());
     let rule = || format!("has to be from {} to {}", bounds.start(), bounds.end());
     if bounds.contains(&number) { Ok(number) } else { Err(value(key, rule())) }
 }
