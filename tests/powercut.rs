@@ -140,6 +140,7 @@ fn charter() -> Charter {
         trust_domain: TrustDomain::parse("example.org").expect("a name"),
         shard: Shard(0),
         policy_epoch: PolicyEpoch(1),
+        admission: mayfly_core::Admission::default(),
     }
 }
 

@@ -103,6 +103,7 @@ fn planted_bugs_are_found() {
         (Planted::IgnoreParentScope, "P12"),
         (Planted::KeepWiderChildren, "P12"),
         (Planted::ForgetCounts, "P13"),
+        (Planted::ServeByArrival, "P14"),
     ]
     .into_iter()
     .map(|(bug, law)| (bug, law, find(bug)))

@@ -113,8 +113,12 @@ struct Desk {
 impl Desk {
     fn new(domain: &TrustDomain) -> Result<Self, Fault> {
         let epoch = PolicyEpoch(1);
-        let charter =
-            Charter { trust_domain: domain.clone(), shard: Shard(0), policy_epoch: epoch };
+        let charter = Charter {
+            trust_domain: domain.clone(),
+            shard: Shard(0),
+            policy_epoch: epoch,
+            admission: mayfly_core::Admission::default(),
+        };
         let mut registrar = Registrar::replay(charter, None, []);
         let now = Timestamp(1_750_000_000_000);
         let caller = ProcessKey { boot: [0; 16], inode: 1, pid: 1 };

@@ -37,11 +37,11 @@ use crate::{
 };
 
 const OWN: &str = "spiffe://example.org/mayfly/broker";
-const ORCHESTRATOR: &str = "spiffe://example.org/orchestrator";
+pub(crate) const ORCHESTRATOR: &str = "spiffe://example.org/orchestrator";
 
 /// This very process is the orchestrator: its first identity has a stable name. It may act for the usual
 /// profiles and not for its own.
-fn with_broker_api(id: &str, more: &str) -> String {
+pub(crate) fn with_broker_api(id: &str, more: &str) -> String {
     let uid = own_uid();
     let profile = format!(
         "[[profile]]\nname = \"orchestrator\"\npath = \"/orchestrator\"\nselectors = [\"unix:uid:{uid}\"]\n\
@@ -61,19 +61,19 @@ async fn stand(id: &str, more: &str) -> (Site, Broker, Operator) {
     (site, broker, operator)
 }
 
-fn socket(site: &Site) -> PathBuf {
+pub(crate) fn socket(site: &Site) -> PathBuf {
     site.data().join("broker").join("broker.sock")
 }
 
 /// The orchestrator, which keeps what it held at first and goes by its first name.
-struct Orchestrator {
+pub(crate) struct Orchestrator {
     party: Party,
     _follower: Follower,
     _kept: watch::Sender<Held>,
 }
 
 impl Orchestrator {
-    async fn start(broker: &Broker) -> Self {
+    pub(crate) async fn start(broker: &Broker) -> Self {
         let source = broker.workload().watch_x509();
         source.ready().await.expect("an identity");
         let follower = Follower::connect(&broker.endpoint(), Patience::default());
@@ -84,7 +84,7 @@ impl Orchestrator {
         Self { party: party.with_alpn(&[b"h2"]), _follower: follower, _kept: kept }
     }
 
-    async fn unix(&self, path: &Path) -> Result<Client, tonic::transport::Error> {
+    pub(crate) async fn unix(&self, path: &Path) -> Result<Client, tonic::transport::Error> {
         let (party, path) = (self.party.clone(), path.to_owned());
         let connect = move |_| {
             let (party, path) = (party.clone(), path.clone());
@@ -114,9 +114,9 @@ impl Orchestrator {
 }
 
 /// A connection of the orchestrator's.
-struct Client(Channel);
+pub(crate) struct Client(Channel);
 
-type Svids = tonic::Streaming<wire::SubscribeToX509svidResponse>;
+pub(crate) type Svids = tonic::Streaming<wire::SubscribeToX509svidResponse>;
 
 impl Client {
     fn api(&self) -> ApiClient<Channel> {
@@ -124,7 +124,7 @@ impl Client {
     }
 
     /// Opens a stream and waits for its first message.
-    async fn watch(
+    pub(crate) async fn watch(
         &self,
         reference: &WorkloadReference,
     ) -> Result<(wire::X509svid, Svids), Status> {
@@ -167,7 +167,7 @@ fn by_pid(pid: i32) -> WorkloadReference {
     packed("spiffe.broker.WorkloadPIDReference", value)
 }
 
-fn by_task(task: &str, version: u32) -> WorkloadReference {
+pub(crate) fn by_task(task: &str, version: u32) -> WorkloadReference {
     let value = TaskReference { id: task.to_owned(), version }.encode_to_vec();
     packed("mayfly.v1.TaskReference", value)
 }

@@ -30,6 +30,7 @@ mod eyes;
 mod fake_systemd;
 mod federation;
 mod hands;
+mod herd;
 mod identity;
 mod inventory;
 mod mirrors;

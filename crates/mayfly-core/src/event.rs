@@ -7,7 +7,7 @@ use crate::{
     evidence::{Caller, Holder},
     grant::Grant,
     id::{PolicyEpoch, Sequence, SpiffeId, TaskId, TaskVersion, Ticket},
-    ledger::Serial,
+    ledger::{Kind, Serial},
     mandate::{Amendment, Author, Mandate, RequestKey},
     misuse::{Finding, Showing},
     record::Record,
@@ -47,6 +47,25 @@ pub struct Wish {
     pub spiffe_id: Option<SpiffeId>,
     /// Chance for the serial.
     pub luck: u64,
+}
+
+impl Ask {
+    /// What kind of credential that is.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::X509 => Kind::X509,
+            Self::Jwt { .. } => Kind::Jwt,
+        }
+    }
+
+    /// Whom the credential is for; nobody in particular, if it is a certificate.
+    pub(crate) fn audience(self) -> Vec<String> {
+        match self {
+            Self::X509 => Vec::new(),
+            Self::Jwt { audience } => audience,
+        }
+    }
 }
 
 /// What an introduction rests on. If any of it has moved, the caller is judged again.

@@ -11,7 +11,7 @@
 //! 2. *A signature costs a [`Grant`].* Only the registrar makes grants, and signing uses them up.
 //! 3. *A task's end is one fact.* Revocation lists, closed streams and feeds are projections of it.
 //!
-//! Read [`registrar`] next, then `docs/invariants.md` for the properties P1–P10 named here.
+//! Read [`registrar`] next, then `docs/invariants.md` for the properties P1–P14 named here.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -53,7 +53,7 @@ pub use mandate::{
 pub use misuse::{Claim, Finding, Showing};
 pub use principal::{Act, Principal};
 pub use record::{Fact, Record, Snapshot};
-pub use registrar::{Charter, Registrar};
+pub use registrar::{Admission, Charter, Registrar};
 pub use revocation::{Bitmap, Change, Delta, RevocationSet, Status};
 pub use scope::{Dimension, Extent, Scope};
 pub use task::{Binding, Cause, State, Task, Terms};

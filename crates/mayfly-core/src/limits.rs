@@ -8,7 +8,7 @@ pub const SPIFFE_ID_BYTES_MAX: usize = 2048;
 pub const TRUST_DOMAIN_BYTES_MAX: usize = 255;
 /// Longest X.509-SVID or JWT-SVID life that a profile may ask for.
 pub const CREDENTIAL_TTL_MAX: Span = Span::from_secs(24 * 3600);
-/// Shortest credential life: certificates and tokens count in seconds, and renewal is at half life.
+/// Shortest credential life: certificates and tokens count in seconds, and renewal is shortly before half life.
 pub const CREDENTIAL_TTL_MIN: Span = Span::from_secs(2);
 /// X.509-SVID life where the profile is silent.
 pub const X509_TTL_DEFAULT: Span = Span::from_secs(300);
@@ -27,8 +27,19 @@ pub const SLOTS_PER_WINDOW_MAX: u32 = 1 << 24;
 pub const CHANGES_PER_BATCH_MAX: usize = 65_536;
 /// Tasks in one shard, ended ones that are still remembered included.
 pub const TASKS_MAX: usize = 2_000_000;
-/// Callers waiting for an answer of one registrar.
-pub const ASKS_IN_FLIGHT_MAX: usize = 65_536;
+/// Credentials that are promised and not signed yet, at once. More than the disk and the signers have
+/// under way at their best; whoever asks beyond that waits in order of need.
+pub const SIGNING_MAX: usize = 512;
+/// Asks that wait for their turn.
+pub const ASKS_WAITING_MAX: usize = 16_384;
+/// Those of them that are of one task.
+pub const ASKS_WAITING_PER_TASK_MAX: usize = 64;
+/// How long an ask waits for its turn. A full queue is worked off in it where 3,300 credentials are signed
+/// a second.
+pub const ASK_WAIT_MAX: Span = Span::from_secs(5);
+/// How long before the end of what it holds a task is as needy as one that holds nothing. Whoever asked
+/// before that has left the queue, in one way or the other, well before the end.
+pub const RENEWAL_MARGIN: Span = Span::from_secs(10);
 /// Records that wait for the disk.
 pub const RECORDS_IN_FLIGHT_MAX: usize = 262_144;
 /// Identities that one caller may hold at once; clients cap a response at 100.
@@ -81,4 +92,8 @@ const _: () =
     assert!(TTL_HIGH_MAX.0 <= TTL_MEDIUM_MAX.0 && TTL_MEDIUM_MAX.0 <= CREDENTIAL_TTL_MAX.0);
 const _: () = assert!(LEASE_MIN.0 < LEASE_MAX.0);
 const _: () = assert!(BACKDATE.0 < FORGET_AFTER.0);
-const _: () = assert!(IDENTITIES_PER_CALLER_MAX < ASKS_IN_FLIGHT_MAX);
+const _: () = assert!(IDENTITIES_PER_CALLER_MAX < SIGNING_MAX);
+const _: () = assert!(SIGNING_MAX < ASKS_WAITING_MAX && ASKS_WAITING_MAX < RECORDS_IN_FLIGHT_MAX);
+const _: () = assert!(ASKS_WAITING_PER_TASK_MAX < ASKS_WAITING_MAX / 100);
+const _: () =
+    assert!(2 * ASK_WAIT_MAX.0 <= RENEWAL_MARGIN.0 && RENEWAL_MARGIN.0 < X509_TTL_DEFAULT.0 / 2);

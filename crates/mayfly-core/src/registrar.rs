@@ -10,8 +10,8 @@
 //! the journal, so when the promise is on disk the beginning is too. A No waits for nothing.
 //!
 //! The parts, by noun: `meet` finds or opens the caller's tasks, `named` finds those that others act for,
-//! `narrow` says how far a task may go, `issue` promises and releases credentials, `end` ends, suspends and
-//! revokes, `detect` finds misuse, `fold` turns records into state, `query` reads.
+//! `narrow` says how far a task may go, `admit` says who is served first, with `queue` for those that wait,
+//! `issue` promises and releases credentials, `end` ends, suspends and revokes, `detect` finds misuse, `fold` turns records into state, `query` reads.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -32,6 +32,7 @@ use crate::{
     time::{Span, Timestamp},
 };
 
+mod admit;
 mod detect;
 mod end;
 mod fold;
@@ -40,9 +41,11 @@ mod meet;
 mod named;
 mod narrow;
 mod query;
+mod queue;
 mod shared;
 mod tasks;
 
+pub use admit::Admission;
 pub use query::{Ground, Memory, RevokedCertificate};
 
 /// What a registrar is set up with.
@@ -54,6 +57,8 @@ pub struct Charter {
     pub shard: Shard,
     /// The edition of the profiles that is in force at the start.
     pub policy_epoch: PolicyEpoch,
+    /// How many are served, and wait, at once.
+    pub admission: Admission,
 }
 
 /// Faults that a simulator can plant, to show that it would find them.
@@ -74,6 +79,8 @@ pub enum Planted {
     KeepWiderChildren,
     /// Counts no credential against its task's budget.
     ForgetCounts,
+    /// Serves those that wait in the order in which they came.
+    ServeByArrival,
 }
 
 /// What has to wait until its record is durable.
@@ -122,6 +129,7 @@ pub struct Registrar {
     sweep_at: Timestamp,
     pending: VecDeque<(Sequence, After)>,
     signing: BTreeMap<Ticket, Signing>,
+    waiting: queue::Queue,
     /// Tasks whose quarantine is lifted by a record that is not durable yet.
     resuming: BTreeMap<TaskId, Sequence>,
     set: RevocationSet,
@@ -155,6 +163,7 @@ impl Registrar {
             sweep_at: Timestamp::default(),
             pending: VecDeque::new(),
             signing: BTreeMap::new(),
+            waiting: queue::Queue::default(),
             resuming: BTreeMap::new(),
             set: RevocationSet::at(start),
             certificates: BTreeMap::new(),
@@ -188,7 +197,7 @@ impl Registrar {
             Event::TaskNamed { ticket, task, version, epoch } => {
                 self.task_named(ticket, (task, version), epoch);
             }
-            Event::Asked { ticket, basis, ask, luck } => self.asked(ticket, basis, ask, luck),
+            Event::Asked { ticket, basis, ask, luck } => self.admit(ticket, basis, ask, luck),
             Event::BeginAsked { ticket, begin, luck } => self.begin_asked(ticket, begin, luck),
             Event::HeartbeatHeard { ticket, task } => self.heartbeat_heard(ticket, task),
             Event::AmendAsked { ticket, task, amendment, author } => {
@@ -220,6 +229,7 @@ impl Registrar {
             Event::Shown(showing) => self.shown(showing),
             Event::NoteAsked { what, detail } => self.journal(Fact::Noted { what, detail }),
         }
+        self.take_turns();
     }
 
     /// Does what is due at `now`: leases, deadlines, forgetting.
@@ -232,6 +242,7 @@ impl Registrar {
             self.timers.remove(&(at, timer, task));
             self.timer_fired(timer, task);
         }
+        self.turn_away_overdue();
         if self.sweep_at <= self.now {
             self.slots.forget(self.now);
             self.set.forget(self.now);
@@ -248,10 +259,7 @@ impl Registrar {
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let sweep = (!self.tasks.is_empty()).then_some(self.sweep_at);
         let timer = self.timers.first().map(|(at, ..)| *at);
-        match (sweep, timer) {
-            (Some(sweep), Some(timer)) => Some(sweep.min(timer)),
-            (one, other) => one.or(other),
-        }
+        [sweep, timer, self.waiting.overdue_at()].into_iter().flatten().min()
     }
 
     /// The next thing to be done, in order. To be called until it is `None` after each event.
@@ -327,6 +335,9 @@ impl Registrar {
     /// The disk has said no. Everything that waited for it is refused, and so is everything later.
     fn journal_failed(&mut self) {
         self.halted = true;
+        for ticket in self.waiting.drain() {
+            self.withhold(ticket, Denial::JournalFailed);
+        }
         for (_, after) in core::mem::take(&mut self.pending) {
             match after {
                 After::Sign { ticket, .. } | After::Acknowledge { ticket, .. } => {
@@ -354,7 +365,6 @@ impl Registrar {
     /// Whether more would break a bound (P10). Ends are never refused for that.
     fn is_full(&self) -> bool {
         self.pending.len() >= limits::RECORDS_IN_FLIGHT_MAX
-            || self.signing.len() >= limits::ASKS_IN_FLIGHT_MAX
     }
 }
 

@@ -1,4 +1,4 @@
-//! The laws of the core, for any input that luck finds: P7–P10, P12 and P13, the algebra of the revocation set, and
+//! The laws of the core, for any input that luck finds: P7–P10 and P12–P14, the algebra of the revocation set, and
 //! the requirements that the core alone can keep.
 #![expect(clippy::expect_used, reason = "a test that cannot run should stop")]
 
@@ -12,6 +12,8 @@ mod budgets;
 mod declare;
 #[path = "laws/extents.rs"]
 mod extents;
+#[path = "laws/herds.rs"]
+mod herds;
 #[path = "laws/ids.rs"]
 mod ids;
 #[path = "laws/jobs.rs"]

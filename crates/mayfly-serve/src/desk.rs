@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use mayfly_core::{
-    Closing, Denial, Evidence, Identity, PolicyEpoch, Serial, SpiffeId, TaskId, TaskVersion,
+    Closing, Denial, Evidence, Identity, PolicyEpoch, Serial, Span, SpiffeId, TaskId, TaskVersion,
     Timestamp, TrustDomain,
 };
 use tokio::sync::watch;
@@ -141,6 +141,9 @@ pub struct Introduced {
     pub news: watch::Receiver<Option<Closing>>,
 }
 
+/// How early a certificate may be renewed, as a part of its life: between two fifths of it and half.
+const EARLY: u64 = 10;
+
 /// A certificate, ready to be handed out.
 #[derive(Clone)]
 pub struct X509Svid {
@@ -159,11 +162,17 @@ pub struct X509Svid {
 }
 
 impl X509Svid {
-    /// When it is to be renewed: halfway between its issue and its end.
+    /// When it is to be renewed: shortly before half of its life, each at another moment, because those
+    /// that were issued together would be renewed together for ever. The moment is in the serial's luck,
+    /// so that everybody who holds the certificate knows the same one.
     #[must_use]
-    pub const fn half_life(&self) -> Timestamp {
+    pub fn renew_at(&self) -> Timestamp {
         let issued = self.not_before.plus(mayfly_core::limits::BACKDATE);
-        issued.plus(mayfly_core::Span(self.not_after.since(issued).0 / 2))
+        let life = self.not_after.since(issued).as_millis();
+        let luck = self.serial.as_bytes().iter().rev().take(2);
+        let luck = luck.fold(0_u64, |sum, byte| (sum << 8) | u64::from(*byte));
+        let early = (life / EARLY) * luck / u64::from(u16::MAX);
+        issued.plus(Span((life / 2).saturating_sub(early)))
     }
 }
 
@@ -215,4 +224,41 @@ pub struct Bundles {
     pub jwt: BTreeMap<TrustDomain, Bytes>,
     /// Our own revocation lists, DER.
     pub crls: Vec<Bytes>,
+}
+
+#[cfg(test)]
+mod tests {
+    use mayfly_core::{Place, TrustDomain, limits};
+
+    use super::*;
+
+    fn svid(luck: u64, life_ms: u64) -> X509Svid {
+        let issued = Timestamp(1_700_000_000_000);
+        let domain = TrustDomain::parse("example.org").unwrap();
+        X509Svid {
+            spiffe_id: SpiffeId::new(&domain, "/w").unwrap(),
+            chain: Bytes::new(),
+            key: Bytes::new(),
+            not_before: issued.minus(limits::BACKDATE),
+            not_after: issued.plus(Span(life_ms)),
+            serial: Serial::new(Place::default(), luck),
+        }
+    }
+
+    #[test]
+    fn certificates_of_one_instant_are_renewed_one_after_the_other_and_never_late() {
+        for life in [2_000, 300_000, 24 * 3_600_000] {
+            let moment =
+                |luck: u64| svid(luck, life).renew_at().since(Timestamp(1_700_000_000_000));
+            // The extremes, and a thousand lucks that are far from random.
+            assert_eq!((moment(0).0, moment(u64::MAX).0), (life / 2, life / 2 - life / 10));
+            let mut tenths = [0; 10];
+            for luck in 0..1000_u64 {
+                let at = moment(luck.wrapping_mul(0x9E37_79B9_7F4A_7C15)).0;
+                assert!((life * 2 / 5..=life / 2).contains(&at), "{at} of {life}");
+                tenths[usize::try_from((at - life * 2 / 5) * 100 / life).unwrap().min(9)] += 1;
+            }
+            assert!(tenths.iter().all(|count| (60..140).contains(count)), "{tenths:?} of {life}");
+        }
+    }
 }

@@ -42,11 +42,15 @@ pub const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024 - 1;
 pub const TRUST_DOMAINS_PER_RESPONSE_MAX: usize = 200;
 /// A hint that clients accept.
 pub const HINT_BYTES_MAX: usize = 1024;
+/// The soonest that somebody is told to come again after being turned away for want of room.
+pub const RETRY_MIN: Span = Span(500);
+/// The latest. As long as a full queue may take.
+pub const RETRY_MAX: Span = mayfly_core::limits::ASK_WAIT_MAX;
 /// How often a call starts over because its task was amended while it ran.
 pub const INTRODUCTIONS_MAX: usize = 3;
 /// The shortest pause between two renewals of one stream, whatever lifetimes the desk hands out.
 pub const RENEWAL_MIN: Duration = Duration::from_millis(500);
-/// The longest nap of a stream that waits for half life: a clock that was set is noticed by then.
+/// The longest nap of a stream that waits for its renewal: a clock that was set is noticed by then.
 pub const NAP_MAX: Duration = Duration::from_mins(1);
 /// How long a new connection may be silent. An honest client speaks first, and at once.
 pub const SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -125,6 +129,7 @@ pub const PIPELINE_DEADLINE_DEFAULT: Span = Span::from_secs(3600);
 /// How long a pipeline's task may live.
 pub const PIPELINE_DEADLINE_MAX: Span = Span::from_secs(24 * 3600);
 
+const _: () = assert!(RETRY_MIN.0 < RETRY_MAX.0);
 const _: () = assert!(BATCHES_BYTES_MAX < HISTORY_BYTES_MAX);
 // The largest batch is all serials, 27 bytes each.
 const _: () = assert!(mayfly_core::limits::CHANGES_PER_BATCH_MAX * 27 < RESPONSE_BYTES_MAX / 2);

@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 
 use crate::{limits, office::Refusal};
 
+mod pushback;
 mod reference;
 
 pub use reference::{broker_header_missing, of_reference};
@@ -93,7 +94,8 @@ pub fn of(denial: Denial) -> Status {
     // The Rust client backs off gently when it reads `no identity issued`, word for word.
     let nobody = matches!(denial, Denial::NoIdentity | Denial::NotBound);
     let lead = if nobody { "no identity issued; " } else { "" };
-    Status::new(code(denial), format!("{denial}: {lead}{}", denial.remedy()))
+    let status = Status::new(code(denial), format!("{denial}: {lead}{}", denial.remedy()));
+    pushback::hinted(denial, status)
 }
 
 /// A denial of `ValidateJWTSVID`. Whatever is wrong with the token is an invalid argument there, and
@@ -129,7 +131,9 @@ pub fn of_refusal(refusal: &Refusal) -> Status {
     let word = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     let metadata = [("code", denial.code()), ("remedy", denial.remedy()), ("detail", &detail)];
     let reason = denial.code().to_uppercase();
-    with_info((code(denial), message), (&reason, OURS), BTreeMap::from(metadata.map(word)))
+    let status =
+        with_info((code(denial), message), (&reason, OURS), BTreeMap::from(metadata.map(word)));
+    pushback::hinted(denial, status)
 }
 
 /// A refusal with its reason for programs.
@@ -197,6 +201,18 @@ mod tests {
             let status = of_reference(*denial);
             assert!(!matches!(status.code(), Code::Ok | Code::Cancelled | Code::Unknown));
         }
+    }
+
+    #[test]
+    fn whoever_finds_no_room_is_told_when_to_come_again_and_nobody_else_is() {
+        for denial in Denial::ALL {
+            for status in [of(*denial), of_refusal(&(*denial).into()), of_reference(*denial)] {
+                let hint = status.metadata().get("grpc-retry-pushback-ms");
+                let hint = hint.map(|ms| ms.to_str().unwrap().parse::<i32>().unwrap());
+                assert_eq!(hint.is_some(), *denial == Denial::Overloaded, "{status:?}");
+            }
+        }
+        assert!(of_token(Denial::Overloaded).metadata().contains_key("grpc-retry-pushback-ms"));
     }
 
     #[test]

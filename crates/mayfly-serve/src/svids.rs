@@ -1,4 +1,4 @@
-//! What the Workload API says, and the Broker API in other words: certificates renewed at half life,
+//! What the Workload API says, and the Broker API in other words: certificates renewed in time,
 //! tokens and bundles.
 
 use std::sync::Arc;

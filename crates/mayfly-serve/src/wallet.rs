@@ -58,15 +58,15 @@ impl<T: Kept> Wallet<T> {
         ask: impl Fn(&Introduced) -> Reply<T>,
     ) -> Result<(), Denial> {
         self.kept = visit.credentials(|_| true, ask).await?;
-        // Several streams may hold the same certificate, so its own half life counts and not the
-        // moment at which this stream came.
+        // Several streams may hold the same certificate, so its own moment counts and not the one at
+        // which this stream came.
         let now = visit.now();
-        let half = self.svids().map(X509Svid::half_life).min();
-        self.due = half.map(|half| now.plus(pause(half.since(now))));
+        let renew_at = self.svids().map(X509Svid::renew_at).min();
+        self.due = renew_at.map(|at| now.plus(pause(at.since(now))));
         Ok(())
     }
 
-    /// Renews because it is time. What is held stays good for its other half, so a desk that is out of
+    /// Renews because it is time. What is held stays good for the rest of its life, so a desk that is out of
     /// breath, or a lease that waits for its heartbeat, is asked again at half of what is left.
     pub(crate) async fn renew_in_time(
         &mut self,

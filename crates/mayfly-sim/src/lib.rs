@@ -4,7 +4,7 @@
 //! machine: a disk that loses its tail, a signer that finishes in any order, a feed that loses, repeats
 //! and reorders, clocks that are set, processes that die while the broker is dead. In the middle stands
 //! the [`mayfly_core::Registrar`] that is shipped, unchanged; beside it an oracle that shares no
-//! code with it and asks of everything it does whether the laws P1–P13 of `docs/invariants.md` hold.
+//! code with it and asks of everything it does whether the laws P1–P14 of `docs/invariants.md` hold.
 //!
 //! The same seed always makes the same world, so a seed is a bug report: it goes into
 //! `tests/seeds.txt` and stays there. [`scenario`] reads the short stories of `tests/scenarios`, which

@@ -6,6 +6,7 @@ use mayfly_core::{
     Kind, Record, Serial, Span, TaskId, TaskVersion, Ticket, Timestamp, record::Fact, task::Terms,
 };
 
+mod admission;
 mod check;
 mod narrow;
 mod settled;
@@ -61,6 +62,7 @@ pub(crate) struct Oracle {
     left: Vec<String>,
     /// Tasks that the registrar has forgotten.
     forgotten: Vec<TaskId>,
+    asking: Vec<admission::Asking>,
     signing: Vec<Serial>,
     released: Vec<Serial>,
     position: u64,

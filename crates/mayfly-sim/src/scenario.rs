@@ -13,6 +13,9 @@
 //! Without `=>` a line says nothing about what follows from it. With `=>` everything that follows has
 //! to be named, in any order, apart from what is quiet: `watching`, `closed`, `crl`, `socket`,
 //! `no_socket`, `forgot` and `noted` may be named and need not. `=> nothing` is an answer too.
+//!
+//! A story about a herd begins with `at 0 room signing=1 waiting=2 task=1`, which says how many may ask at
+//! once. Whoever has to wait then hears nothing yet.
 
 use std::fmt;
 

@@ -6,7 +6,7 @@
 use core::fmt;
 
 use mayfly_core::{
-    Span,
+    Admission, Span,
     task::{Binding, Terms},
 };
 
@@ -97,6 +97,8 @@ pub struct Weather {
     pub pace: u64,
     /// What tasks declare and profiles bound.
     pub charge: Charge,
+    /// How many may ask at once.
+    pub admission: Admission,
 }
 
 impl Weather {
@@ -159,10 +161,25 @@ impl Weather {
             echo,
             reorder,
             signer_fails,
+            admission: Admission::default(),
             snapshot: rng.below(1000),
             short_flush,
             pace: *rng.pick(&[5, 200, 5_000, 60_000, 400_000]).unwrap_or(&5),
         }
+    }
+
+    /// The same with bounds that a few callers reach, in four of ten worlds. They have dice of their own, so
+    /// that the other worlds are what they were before there was a queue.
+    #[must_use]
+    pub(crate) fn crowded(self, seed: u64) -> Self {
+        let mut rng = Rng::new(!seed);
+        if rng.chance(600) {
+            return self;
+        }
+        let mut one_of = |few: &[usize]| rng.pick(few).copied().unwrap_or(1);
+        let (signing_max, waiting_max) = (one_of(&[1, 1, 2, 3]), one_of(&[1, 2, 4, 8]));
+        let admission = Admission { signing_max, waiting_max, per_task_max: one_of(&[1, 2, 8]) };
+        Self { admission, ..self }
     }
 
     /// The next move.
@@ -215,7 +232,7 @@ impl fmt::Display for Weather {
         write!(
             f,
             "moves={} followers={} processes={} loss={} echo={} reorder={} signer_fails={} \
-             snapshot={} short_flush={} pace={}ms {:?}",
+             snapshot={} short_flush={} pace={}ms {:?} {:?}",
             self.moves,
             self.followers,
             self.processes,
@@ -226,7 +243,8 @@ impl fmt::Display for Weather {
             self.snapshot,
             self.short_flush,
             self.pace,
-            self.charge
+            self.charge,
+            self.admission
         )?;
         for terms in &self.profiles {
             write!(

@@ -4,8 +4,8 @@
 //! no more faults, and everything that waits is worked off. Then the oracle looks at all of it.
 
 use mayfly_core::{
-    Basis, Begin, Binding, Charter, Denial, Effect, Event, Grant, Holder, PolicyEpoch, Registrar,
-    RequestKey, Serial, Shard, TaskId, TaskVersion, Ticket, Timestamp, TrustDomain,
+    Admission, Basis, Begin, Binding, Charter, Denial, Effect, Event, Grant, Holder, PolicyEpoch,
+    Registrar, RequestKey, Serial, Shard, TaskId, TaskVersion, Ticket, Timestamp, TrustDomain,
     registrar::Planted, task::Terms,
 };
 
@@ -109,8 +109,8 @@ impl World {
         post: impl FnOnce(usize) -> Box<dyn Post>,
     ) -> Self {
         let mut rng = Rng::new(seed);
-        let weather = Weather::of(&mut rng);
-        let charter = charter();
+        let weather = Weather::of(&mut rng).crowded(seed);
+        let charter = charter(weather.admission);
         let mut machine = Machine::default();
         (0..weather.processes).for_each(|_| machine.spawn(&mut rng));
         let mut registrar = Registrar::new(charter.clone());
@@ -194,6 +194,9 @@ impl World {
         };
         self.trace.event(now.0, &event);
         self.oracle.clock(now);
+        if let Event::Asked { ticket, basis, ask, luck } = &event {
+            self.oracle.asks(*ticket, *basis, (ask.kind(), *luck));
+        }
         registrar.handle(now, event);
         self.obey()
     }
@@ -219,7 +222,7 @@ impl World {
         }
         // INVARIANT P10: each signature belongs to a caller that waits.
         uphold!(self.signer.len() <= self.waiting.len(), "P10", "more signatures than callers");
-        Ok(())
+        self.oracle.check_waiting(self.weather.admission)
     }
 
     fn obey_one(&mut self, effect: Effect) -> Done {
@@ -285,6 +288,7 @@ impl World {
 
     /// Takes the caller that is answered. Each is answered once.
     fn answered(&mut self, ticket: Ticket) -> Result<Waiting, Violation> {
+        self.oracle.answered(ticket);
         let at = self.waiting.iter().position(|waiting| waiting.ticket == ticket);
         let waiting = at.map(|at| self.waiting.swap_remove(at));
         waiting.ok_or_else(|| Violation {
@@ -392,8 +396,8 @@ impl World {
     }
 }
 
-fn charter() -> Charter {
+fn charter(admission: Admission) -> Charter {
     // INVARIANT: a constant that parses; the unit test below shows it.
     let trust_domain = TrustDomain::parse("sim.test").unwrap_or_else(|_| unreachable!());
-    Charter { trust_domain, shard: Shard(0), policy_epoch: PolicyEpoch(1) }
+    Charter { trust_domain, shard: Shard(0), policy_epoch: PolicyEpoch(1), admission }
 }

@@ -134,6 +134,15 @@ enum Lost {
 }
 
 impl Lost {
+    async fn wait(&self, backoff: &mut Backoff) {
+        match self {
+            Self::Status(status) => backoff.wait_after(status).await,
+            Self::Flaw(_) | Self::Hole(_) | Self::Ended | Self::Silent | Self::NoNonce => {
+                backoff.wait().await;
+            }
+        }
+    }
+
     /// Whether what was read before may be gone on from. After something that did not hold, everything
     /// is asked for anew.
     const fn may_resume(&self) -> bool {
@@ -153,7 +162,7 @@ async fn follow(channel: Channel, options: FollowOptions, view: Arc<View>) {
             Err(lost) => {
                 tracing::warn!(reason = %lost, "feed lost, asking again");
                 path.resumes = lost.may_resume();
-                path.options.trust.news_or(backoff.wait()).await;
+                path.options.trust.news_or(lost.wait(&mut backoff)).await;
             }
         }
     }

@@ -92,6 +92,7 @@ pub mod x509;
 pub use actions::{Action, Actions};
 pub use answer::{LiveBody, REFUSED_HEADER};
 pub use authorize::{Authorize, task_of};
+pub use backoff::retry_hint;
 pub use endpoint::{Endpoint, InvalidEndpoint, SOCKET_VARIABLE};
 pub use follower::{FollowOptions, Follower, Trust};
 pub use incoming::{Accepted, Incoming};

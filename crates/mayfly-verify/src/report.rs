@@ -211,7 +211,8 @@ async fn tell(channel: &Channel, report: wire::ReportRequest) -> bool {
                 tracing::warn!(code = ?status.code(), "the broker does not take a report");
                 return false;
             }
-            Ok(Err(_)) | Err(_) => backoff.wait().await,
+            Ok(Err(status)) => backoff.wait_after(&status).await,
+            Err(_elapsed) => backoff.wait().await,
         }
     }
     false

@@ -73,7 +73,7 @@ async fn run(client: WorkloadClient, held: watch::Sender<Held>) {
         } else {
             tracing::info!(code = ?end.code(), reason = end.message(), "workload api lost, trying again");
         }
-        backoff.wait().await;
+        backoff.wait_after(&end).await;
     }
 }
 
@@ -142,7 +142,7 @@ async fn run_keys(client: WorkloadClient, keys: watch::Sender<JwkSets>) {
         } else {
             tracing::info!(code = ?end.code(), reason = end.message(), "workload api lost, trying again");
         }
-        backoff.wait().await;
+        backoff.wait_after(&end).await;
     }
 }
 

@@ -323,10 +323,11 @@ impl Client {
                 Ok(Err(status)) => status,
                 Err(_elapsed) => return Err(ClientError::Silent { patience: self.patience }),
             };
-            if !is_passing(&status) || Instant::now() + pause >= until {
+            let wait = mayfly_verify::retry_hint(&status).unwrap_or(pause);
+            if !is_passing(&status) || Instant::now() + wait >= until {
                 return Err(ClientError::of(status));
             }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(wait).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }

@@ -5,12 +5,13 @@
 
 use std::path::{Path, PathBuf};
 
-use mayfly_core::{PolicyEpoch, Span, TrustDomain, limits};
+use mayfly_core::{Admission, PolicyEpoch, Span, TrustDomain, limits};
 use mayfly_policy::{Profiles, Rights};
 use mayfly_serve::sds::Names;
 use serde::Deserialize;
 
 use self::{
+    admission::RawAdmission,
     attest::RawAttest,
     broker_api::RawBrokerApi,
     envoy::RawEnvoy,
@@ -26,6 +27,7 @@ pub use self::{
     ports::{FeedPort, HttpPort, PortTls},
 };
 
+mod admission;
 mod attest;
 mod broker_api;
 mod envoy;
@@ -82,6 +84,8 @@ struct RawConfig {
     envoy: RawEnvoy,
     #[serde(default)]
     attest: RawAttest,
+    #[serde(default)]
+    admission: RawAdmission,
     http: Option<RawHttp>,
     broker: Option<RawBroker>,
     #[serde(default)]
@@ -168,6 +172,8 @@ pub struct Config {
     pub dbus: Option<String>,
     /// The socket of the container engine that is asked how containers ended, if any is.
     pub engine: Option<PathBuf>,
+    /// How many credentials may be asked for at once.
+    pub admission: Admission,
     /// Where documents are served over HTTPS, if anywhere.
     pub http: Option<HttpPort>,
     /// Where the feed is served to verifiers elsewhere, if anywhere.
@@ -209,6 +215,7 @@ impl Config {
             secret_names: Names::default(),
             dbus: None,
             engine: None,
+            admission: Admission::default(),
             http: None,
             feed_port: None,
             rights: Rights::new(uid),
@@ -289,6 +296,7 @@ impl Config {
             secret_names: raw.envoy.read()?,
             dbus,
             engine,
+            admission: raw.admission.read()?,
             http: raw.http.map(|http| http.read(base)).transpose()?,
             feed_port,
             rights: built_in.rights.with(roles),

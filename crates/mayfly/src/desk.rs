@@ -190,18 +190,26 @@ impl LocalDesk {
 
     /// The certificate in use for `basis`, or a new one.
     async fn shared_x509(&self, basis: Basis) -> Result<X509Svid, Denial> {
-        let kept = self.svids.of(basis.task);
-        let mut kept = kept.lock().await;
+        let shared = self.svids.of(basis.task);
+        let refusals = shared.refusals();
+        let mut kept = shared.lock().await;
         if let Some(InUse { basis: of, svid, .. }) = &*kept
             && *of == basis
-            && (self.clock)() < svid.half_life()
+            && (self.clock)() < svid.renew_at()
             // It may have been revoked, alone or with its task, since it was made.
             && self.stands(basis.task, svid.serial).await.is_ok()
         {
             return Ok(svid.clone());
         }
+        if shared.refusals() != refusals {
+            return Err(Denial::Overloaded);
+        }
         *kept = None;
-        let made = self.make_x509(basis).await?;
+        let made = self.make_x509(basis).await.inspect_err(|denial| {
+            if *denial == Denial::Overloaded {
+                shared.turned_away();
+            }
+        })?;
         let svid = made.svid.clone();
         *kept = Some(made);
         Ok(svid)

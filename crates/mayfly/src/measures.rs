@@ -121,6 +121,7 @@ pub struct Census {
     /// Tasks that are over and still remembered, by cause.
     ended: BTreeMap<&'static str, u64>,
     revoked_certificates: u64,
+    asks_waiting: u64,
     position: u64,
     published: u64,
     issuing: bool,
@@ -135,6 +136,7 @@ impl Census {
         let mut census = Self {
             ended: Cause::ALL.into_iter().map(|cause| (cause.code(), 0)).collect(),
             revoked_certificates: registrar.revoked_certificates().count() as u64,
+            asks_waiting: registrar.asks_waiting() as u64,
             position: registrar.durable_sequence().0,
             published: registrar.revocations().position().sequence.0,
             issuing: !registrar.is_halted(),
@@ -173,6 +175,8 @@ impl Census {
         gauge("mayfly_tasks_ended_remembered", help, &ended);
         let help = "Certificates that are revoked or on hold and have not expired for long";
         gauge("mayfly_revoked_certificates", help, &one(self.revoked_certificates));
+        let help = "Callers that wait for their turn to be given a credential";
+        gauge("mayfly_asks_waiting", help, &one(self.asks_waiting));
         gauge("mayfly_journal_position", "The last durable record", &one(self.position));
         gauge("mayfly_feed_position", "The last record that was published", &one(self.published));
         gauge("mayfly_feed_followers", "Streams that follow the feed", &one(self.followers));
@@ -204,7 +208,7 @@ mod tests {
         commits.handed(Sequence(9));
         commits.synced(Sequence(8));
         signed(512, 3);
-        let mut census = Census { active: 2, issuing: true, ..Census::default() };
+        let mut census = Census { active: 2, asks_waiting: 7, issuing: true, ..Census::default() };
         census.ended.insert("exited", 5);
         let text = render(&census);
         for line in [
@@ -213,6 +217,7 @@ mod tests {
             "mayfly_journal_commit_seconds_count 1",
             "mayfly_crl_entries 3",
             "mayfly_tasks_live{state=\"active\"} 2",
+            "mayfly_asks_waiting 7",
             "mayfly_tasks_ended_remembered{cause=\"exited\"} 5",
             "mayfly_issuing 1",
         ] {

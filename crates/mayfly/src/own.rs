@@ -2,7 +2,7 @@
 //!
 //! Whoever talks to the broker over a port has to know whom it talks to, so the broker needs an
 //! X.509-SVID. It gets one the way everybody does: it is met, its task is begun and logged, a promise is
-//! written before anything is signed, the certificate is renewed at half life, and when its process dies
+//! written before anything is signed, the certificate is renewed in time, and when its process dies
 //! the next run finds the task without a holder and ends it. Nothing here can sign.
 //!
 //! What is its own is the judgement: the profile [`mayfly_policy::own`] stands in no edition, so no caller
@@ -204,7 +204,7 @@ impl Own {
         }
     }
 
-    /// Waits for a reason to look again: half life, other bundles, or news of the task.
+    /// Waits for a reason to look again: the time of renewal, other bundles, or news of the task.
     async fn wait(
         &self,
         one: &mut Introduced,
@@ -212,7 +212,7 @@ impl Own {
         bundles: &mut watch::Receiver<Arc<Bundles>>,
     ) -> Option<Closing> {
         loop {
-            let left = clock::until((self.clock)(), svid.half_life());
+            let left = clock::until((self.clock)(), svid.renew_at());
             if left.is_zero() {
                 return None;
             }

@@ -2,16 +2,20 @@
 //!
 //! A stock client opens one stream to get started and another to stay; if each got a certificate of
 //! its own, every start would look like a rotation and cost a signature more. So whoever asks for a
-//! task before its certificate is half through gets the same one. It is dropped, with its key, as soon
+//! task before its certificate is to be renewed gets the same one. It is dropped, with its key, as soon
 //! as anything happens to its task.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use mayfly_core::{Basis, TaskId};
 use mayfly_serve::desk::X509Svid;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// Certificates that are kept. One more and all are dropped: they cost a signature each to make anew.
 const KEPT_MAX: usize = 100_000;
@@ -27,12 +31,37 @@ pub struct InUse {
     pub authority: String,
 }
 
-/// A task's certificate. Those who ask at the same time wait for one signature.
-pub type Kept = Arc<tokio::sync::Mutex<Option<InUse>>>;
+/// A task's certificate. Those who ask at the same time wait for one signature, or for one refusal.
+#[derive(Debug, Default)]
+pub struct Shared {
+    in_use: Mutex<Option<InUse>>,
+    refusals: AtomicU64,
+}
+
+impl Shared {
+    /// The certificate, once whoever asks for it has an answer.
+    pub async fn lock(&self) -> MutexGuard<'_, Option<InUse>> {
+        self.in_use.lock().await
+    }
+
+    /// How often there was no room to sign one. Whoever sees another number after [`Self::lock`] than before
+    /// came while another was turned away: if each asked anew, the last would wait for as many turns.
+    pub fn refusals(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
+    }
+
+    /// There was no room to sign one.
+    pub fn turned_away(&self) {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Where a task's certificate is, or will be.
+pub type Kept = Arc<Shared>;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Svids(Mutex<BTreeMap<TaskId, Kept>>);
+pub struct Svids(std::sync::Mutex<BTreeMap<TaskId, Kept>>);
 
 impl Svids {
     /// Drops the certificate of `task`.
@@ -46,7 +75,7 @@ impl Svids {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut dropped = 0;
         all.retain(|_, kept| {
-            let Ok(kept) = kept.try_lock() else { return false };
+            let Ok(kept) = kept.in_use.try_lock() else { return false };
             let is_theirs = kept.as_ref().is_some_and(|one| one.authority == authority);
             dropped += u64::from(is_theirs);
             kept.is_some() && !is_theirs

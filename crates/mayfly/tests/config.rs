@@ -27,6 +27,7 @@ fn the_reference_configuration_means_what_its_comments_say() {
     assert_eq!((config.ca_ttl, config.jwt_key_ttl), (HOURS_24, HOURS_24));
     assert_eq!(config.public_url, None);
     assert_eq!(config.dbus, None, "the system bus");
+    assert_eq!(config.admission, mayfly_core::Admission::default());
     assert_eq!(config.secret_names, Names::default());
     let partner = TrustDomain::parse("partner.example").expect("a trust domain");
     let bundle = Some(Path::new("/etc/mayfly/partner.json").to_owned());
@@ -75,6 +76,19 @@ fn the_reference_says_who_orchestrates_and_silence_says_nobody() {
     }
     let silent = parse("").expect("nothing is fine").rights;
     assert!(silent.judge(&Principal::User(1001), Act::Read, job).is_err());
+}
+
+#[test]
+fn a_broker_may_be_told_to_do_less_at_once_and_not_more() {
+    let narrow = parse("[admission]\nsigning = 1\nwaiting = 100").expect("the least").admission;
+    assert_eq!((narrow.signing_max, narrow.waiting_max), (1, 100));
+    for (text, wanted) in [
+        ("signing = 513", "`admission.signing` has to be from 1 to 512"),
+        ("signing = 0", "`admission.signing` has to be from 1 to 512"),
+        ("waiting = 99", "`admission.waiting` has to be from 100 to 16384"),
+    ] {
+        assert!(refusal(&format!("[admission]\n{text}")).contains(wanted), "{text}");
+    }
 }
 
 #[test]

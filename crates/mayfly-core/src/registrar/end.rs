@@ -118,11 +118,17 @@ impl Registrar {
             ending.extend(task.children.iter().map(below));
             let has_socket = task.holder.owns_socket();
             self.journal(Fact::Ended { task: id, cause, exit, author });
-            self.effects.push_back(Effect::Close { task: id, why: Closing::Ended });
+            self.close(id, Closing::Ended);
             if has_socket {
                 self.effects.push_back(Effect::CloseSocket { task: id });
             }
         }
+    }
+
+    /// Wakes the task's streams, and those that wait for their turn.
+    pub(super) fn close(&mut self, task: TaskId, why: Closing) {
+        self.effects.push_back(Effect::Close { task, why });
+        self.dismiss(task);
     }
 
     /// The job that is over with this attempt: it has completed, or there is none left (R43).
@@ -158,7 +164,7 @@ impl Registrar {
         for id in self.subtree(by, takes) {
             let author = if id == by { author.clone() } else { Author::default() };
             self.journal(Fact::Suspended { task: id, by, cause, author });
-            self.effects.push_back(Effect::Close { task: id, why: Closing::Suspended });
+            self.close(id, Closing::Suspended);
         }
     }
 

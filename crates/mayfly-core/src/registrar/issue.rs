@@ -61,7 +61,8 @@ impl Registrar {
         if task.credentials.len() >= limits::CREDENTIALS_PER_TASK_MAX {
             return Err(Denial::Overloaded);
         }
-        let (kind, audience) = read(ask, &task.mandate.scope)?;
+        permits(&ask, &task.mandate.scope)?;
+        let kind = ask.kind();
         let not_after = not_after(task, kind, (now, max))?;
         let place = place(task, Window::of(not_after));
         let place = match place {
@@ -75,7 +76,7 @@ impl Registrar {
             spiffe_id: task.spiffe_id.clone(),
             not_before: now.minus(limits::BACKDATE).floor_to_second(),
             not_after,
-            audience,
+            audience: ask.audience(),
             task: TaskClaim {
                 id,
                 version,
@@ -189,7 +190,7 @@ impl Registrar {
     }
 }
 
-fn active(task: &Task, version: TaskVersion) -> Result<(), Denial> {
+pub(super) fn active(task: &Task, version: TaskVersion) -> Result<(), Denial> {
     match task.state {
         State::Ended { .. } => Err(Denial::TaskEnded),
         State::Quarantined { .. } => Err(Denial::TaskQuarantined),
@@ -199,16 +200,17 @@ fn active(task: &Task, version: TaskVersion) -> Result<(), Denial> {
     }
 }
 
-fn read(ask: Ask, scope: &Scope) -> Result<(Kind, Vec<String>), Denial> {
+/// Whether a credential may be for those audiences.
+pub(super) fn permits(ask: &Ask, scope: &Scope) -> Result<(), Denial> {
     match ask {
-        Ask::X509 => Ok((Kind::X509, Vec::new())),
+        Ask::X509 => Ok(()),
         Ask::Jwt { audience } => {
             let fits = |one: &String| (1..=limits::AUDIENCE_BYTES_MAX).contains(&one.len());
             let many = (1..=limits::AUDIENCES_MAX).contains(&audience.len());
             if !many || !audience.iter().all(fits) {
                 Err(Denial::AudienceInvalid)
             } else if audience.iter().all(|one| scope.audiences.permits(one)) {
-                Ok((Kind::Jwt, audience))
+                Ok(())
             } else {
                 Err(Denial::AudienceOutOfScope)
             }

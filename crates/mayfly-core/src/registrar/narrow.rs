@@ -131,8 +131,7 @@ impl Registrar {
                 let scope = Box::new(scope);
                 let fact = Fact::Amended { task: id, version, intent, scope, author };
                 self.journal(fact);
-                let why = crate::event::Closing::Changed;
-                self.effects.push_back(crate::event::Effect::Close { task: id, why });
+                self.close(id, crate::event::Closing::Changed);
                 self.end_wider_children(id);
                 // The Yes is to the ends below it, too.
                 self.acknowledge(ticket, id, version);

@@ -31,6 +31,7 @@ pub(crate) fn charter() -> Charter {
         trust_domain: TrustDomain::parse("laws.test").expect("a name"),
         shard: Shard(0),
         policy_epoch: PolicyEpoch(1),
+        admission: mayfly_core::Admission::default(),
     }
 }
 

@@ -190,6 +190,29 @@ async fn a_desk_out_of_breath_at_half_life_is_asked_again_while_the_certificate_
     assert_eq!(end(&mut stream).await.code(), Code::Unavailable, "once it has expired");
 }
 
+/// A stream that gets nothing ends, and says on the wire when there may be room.
+#[tokio::test]
+async fn whoever_finds_no_room_is_told_when_to_come_again() {
+    let served = served().await;
+    served.desk.tell(|script| script.x509 = Some(Denial::Overloaded));
+    let mut told = std::collections::BTreeSet::new();
+    for _ in 0..5 {
+        let end = end(&mut svids(&served).await).await;
+        assert_eq!(end.code(), Code::Unavailable);
+        let hint = end.metadata().get("grpc-retry-pushback-ms").expect("a hint");
+        let hint: u64 = hint.to_str().expect("digits").parse().expect("a number");
+        assert!((500..5000).contains(&hint), "{hint}");
+        told.insert(hint);
+    }
+    assert_eq!(told.len(), 5, "everybody is told another moment");
+    served.desk.tell(|script| script.x509 = Some(Denial::SigningFailed));
+    let end = end(&mut svids(&served).await).await;
+    assert_eq!(
+        (end.code(), end.metadata().get("grpc-retry-pushback-ms")),
+        (Code::Unavailable, None)
+    );
+}
+
 async fn until_met(served: &Served, times: usize) {
     crate::common::until("the desk was asked again", || served.desk.met().len() >= times).await;
 }

@@ -81,6 +81,7 @@ impl Oracle {
         if let Some(promise) = promise(&record.fact) {
             self.promised(promise, record.at)?;
             self.may_be_promised(promise.task, record.at)?;
+            self.takes_turn(promise.serial)?;
         }
         self.begins(&record.fact, record.at)?;
         self.changes(&record.fact)?;
@@ -129,6 +130,7 @@ impl Oracle {
         self.journal.truncate(survivors);
         self.durable = self.journal.len();
         self.heard.clear();
+        self.asking.clear();
         self.now = self.journal.last().map(|last| last.at).unwrap_or_default();
         self.position = self.durable as u64;
         for ward in &mut self.wards {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use mayfly_core::{
-    Charter, Effect, Event, Fact, Holder, PolicyEpoch, ProcessKey, Registrar, Serial, Shard,
-    Status, TaskId, TaskVersion, Ticket, Timestamp, TrustDomain, ledger::Place,
+    Admission, Charter, Effect, Event, Fact, Holder, PolicyEpoch, ProcessKey, Registrar, Serial,
+    Shard, Status, TaskId, TaskVersion, Ticket, Timestamp, TrustDomain, ledger::Place,
 };
 
 use super::parse::{Line, span};
@@ -67,6 +67,7 @@ pub(super) struct Stage {
     /// Runs of units, containers and pods in which nobody lives any more.
     pub(super) empty: Vec<u64>,
     tickets: u64,
+    admission: Admission,
     serials: Vec<(Serial, TaskId, Timestamp)>,
     /// Who was promised what, until the answer.
     asked: BTreeMap<Ticket, Serial>,
@@ -79,7 +80,13 @@ impl Stage {
         self.now = START.plus(line.at);
         if self.registrar.is_none() && line.number > 0 && self.epoch == PolicyEpoch(0) {
             self.epoch = PolicyEpoch(1);
-            self.registrar = Some(Registrar::new(charter(self.epoch)));
+            if line.verb == "room" {
+                self.admission = room(line)?;
+            }
+            self.registrar = Some(Registrar::new(self.charter()));
+            if line.verb == "room" {
+                return Ok(Vec::new());
+            }
         }
         match line.verb.as_str() {
             "crash" => self.crash(line),
@@ -126,6 +133,12 @@ impl Stage {
         found.next().map(|(ticket, _)| *ticket).ok_or_else(|| format!("`{name}` is not signed"))
     }
 
+    fn charter(&self) -> Charter {
+        let trust_domain = TrustDomain::parse("story.test").unwrap_or_else(|_| unreachable!());
+        let (policy_epoch, admission) = (self.epoch, self.admission);
+        Charter { trust_domain, shard: Shard(0), policy_epoch, admission }
+    }
+
     fn crash(&mut self, line: &Line) -> Result<Vec<Happened>, String> {
         let kept = line.option("keeping").unwrap_or("0");
         let kept =
@@ -144,7 +157,7 @@ impl Stage {
             Some(other) => return Err(format!("`replay` knows `snapshot`, not `{other}`")),
         };
         let journal = self.disk.journal();
-        let mut registrar = Registrar::replay(charter(self.epoch), snapshot, journal);
+        let mut registrar = Registrar::replay(self.charter(), snapshot, journal);
         let held = registrar.reconcile();
         let gone = |holder: &Holder| match holder {
             Holder::Process(key) | Holder::Lineage(key) => self.dead.contains(key),
@@ -209,7 +222,7 @@ impl Stage {
             Effect::Journal(sequence, record) => {
                 if let Fact::Promised { serial, task, not_after, .. } = record.fact {
                     self.serials.push((serial, task, not_after));
-                    self.asked.insert(Ticket(self.tickets), serial);
+                    self.asked.insert(asked_for(&serial), serial);
                 }
                 let told = self.fact(&record.fact);
                 if !self.disk.append(sequence, record) {
@@ -342,7 +355,22 @@ pub(super) fn process(name: &str) -> Result<ProcessKey, String> {
     Ok(ProcessKey { boot: [0; 16], inode, pid })
 }
 
-fn charter(policy_epoch: PolicyEpoch) -> Charter {
-    let trust_domain = TrustDomain::parse("story.test").unwrap_or_else(|_| unreachable!());
-    Charter { trust_domain, shard: Shard(0), policy_epoch }
+/// `room signing=1 waiting=2 task=1`, as the first line: how many may ask at once.
+fn room(line: &Line) -> Result<Admission, String> {
+    let number = |name: &str, or: usize| match line.option(name).map(str::parse) {
+        None => Ok(or),
+        Some(number) => number.map_err(|_letters| format!("`{name}` is not a number")),
+    };
+    let Admission { signing_max, waiting_max, per_task_max } = Admission::default();
+    Ok(Admission {
+        signing_max: number("signing", signing_max)?,
+        waiting_max: number("waiting", waiting_max)?,
+        per_task_max: number("task", per_task_max)?,
+    })
+}
+
+/// Who was promised a credential: the luck of an ask is its ticket's number.
+fn asked_for(serial: &Serial) -> Ticket {
+    let luck = serial.as_bytes().iter().skip(Serial::BYTES - 8);
+    Ticket(luck.fold(0, |sum, byte| (sum << 8) | u64::from(*byte)))
 }

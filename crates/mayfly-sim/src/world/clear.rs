@@ -6,8 +6,8 @@ use super::{Done, Wish, World};
 use crate::oracle::uphold;
 
 /// Rounds in which everything that waits is worked off. Each round does all of each kind, and the
-/// longest chain is promise, sign, release, publish, hear.
-const ROUNDS_MAX: usize = 16;
+/// longest chain is promise, sign, release, publish, hear, once for each of those that wait in turn.
+const ROUNDS_MAX: usize = 32;
 
 impl World {
     pub(super) fn clear(&mut self) -> Done {

@@ -90,6 +90,7 @@ impl Inner {
             trust_domain: config.trust_domain.clone(),
             shard: Shard(0),
             policy_epoch: config.profiles.epoch(),
+            admission: config.admission,
         };
         let mut registrar = Registrar::replay(charter, Some(opened.snapshot), []);
         let revoked = registrar.revocations().clone();

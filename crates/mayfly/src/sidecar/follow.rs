@@ -137,7 +137,7 @@ impl Ear {
                     heard.trouble = Some(words);
                 }
             });
-            pause.wait().await;
+            pause.wait_after(&status).await;
         }
     }
 
@@ -172,7 +172,7 @@ impl Ear {
         loop {
             let status = self.hear_bundles(&mut pause).await;
             tracing::debug!(code = ?status.code(), reason = status.message(), "bundles lost");
-            pause.wait().await;
+            pause.wait_after(&status).await;
         }
     }
 
@@ -344,8 +344,10 @@ impl Pause {
         whole - whole.mul_f64(f64::from(luck) / 512.0)
     }
 
-    async fn wait(&mut self) {
-        tokio::time::sleep(self.next()).await;
+    /// Waits for as long as the broker has asked for, if it has.
+    async fn wait_after(&mut self, end: &Status) {
+        let wait = mayfly_verify::retry_hint(end).unwrap_or_else(|| self.next());
+        tokio::time::sleep(wait).await;
     }
 }
 
