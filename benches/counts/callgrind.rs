@@ -1,6 +1,7 @@
 //! A copy of this program under valgrind, and what it says of it.
 
 use std::{
+    collections::BTreeMap,
     fs,
     process::{Command, Stdio},
 };
@@ -49,38 +50,48 @@ pub(crate) fn count(path: &str) -> Result<Counts, Fault> {
 /// Adds up what functions took by themselves. A line of numbers is a place and its cost; the one after `calls=`
 /// is what the called took, which stands in its own lines.
 fn read(text: &str) -> Counts {
-    let mut names = std::collections::BTreeMap::new();
-    let (mut counts, mut within_ring, mut called) = (Counts { ours: 0, ring: 0 }, false, false);
+    let (mut files, mut functions) = (Names::new(), Names::new());
+    let (mut counts, mut in_file, mut in_function) = (Counts { ours: 0, ring: 0 }, false, false);
+    let mut called = false;
     for line in text.lines() {
-        if let Some(name) = line.strip_prefix("fn=") {
-            // A name stands beside its number the first time, and is left out from then on.
-            let (number, name) = name.split_once(' ').unwrap_or((name, ""));
-            if !name.is_empty() {
-                names.insert(number, is_ring(name));
+        let (key, rest) = line.split_once('=').unwrap_or((line, ""));
+        match key {
+            "fl" => in_file = known(&mut files, rest),
+            "fn" => in_function = known(&mut functions, rest),
+            // A place that was inlined belongs to the function that it is in.
+            "fi" | "fe" | "cfi" | "cfl" => drop(known(&mut files, rest)),
+            "cfn" => drop(known(&mut functions, rest)),
+            "calls" => called = true,
+            _numbers if line.starts_with(|c: char| c.is_ascii_digit() || "+-*".contains(c)) => {
+                let cost = line.split(' ').nth(1).and_then(|cost| cost.parse::<u64>().ok());
+                if !std::mem::take(&mut called) {
+                    let ring = in_file || in_function;
+                    let part = if ring { &mut counts.ring } else { &mut counts.ours };
+                    *part += cost.unwrap_or(0);
+                }
             }
-            within_ring = names.get(number).copied().unwrap_or(false);
-        } else if let Some(name) = line.strip_prefix("cfn=") {
-            if let Some((number, name)) = name.split_once(' ') {
-                names.insert(number, is_ring(name));
-            }
-        } else if line.starts_with("calls=") {
-            called = true;
-        } else if line.starts_with(|c: char| c.is_ascii_digit() || c == '+' || c == '-' || c == '*')
-        {
-            let cost = line.split(' ').nth(1).and_then(|cost| cost.parse::<u64>().ok());
-            if !std::mem::take(&mut called) {
-                let part = if within_ring { &mut counts.ring } else { &mut counts.ours };
-                *part += cost.unwrap_or(0);
-            }
+            _header => {}
         }
     }
     counts
 }
 
-/// Its Rust is in a module of that name, and its C and assembler have it in theirs.
+/// Whether a name is ring's, by its number.
+type Names = BTreeMap<String, bool>;
+
+/// A name stands beside its number the first time, and is left out from then on.
+fn known(names: &mut Names, told: &str) -> bool {
+    match told.split_once(' ') {
+        Some((number, name)) => *names.entry(number.to_owned()).or_insert_with(|| is_ring(name)),
+        None => names.get(told).copied().unwrap_or(false),
+    }
+}
+
+/// Its Rust is in a module of that name; its C and its assembler, whose helpers are called anything, in files
+/// of its folder.
 fn is_ring(name: &str) -> bool {
     name.starts_with("ring::")
         || name.starts_with("<ring::")
         || name.contains("ring_core")
-        || name.starts_with("_ZN4ring")
+        || name.contains("/ring-0.")
 }

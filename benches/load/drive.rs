@@ -114,7 +114,7 @@ pub(crate) async fn closed<C: Call>(
     while let Some(one) = workers.join_next().await {
         heard.add(one?);
     }
-    pass(heard, began, (0, 0), meter.stop(cost)?)
+    Ok(pass(heard, began, (0, 0), meter.stop(cost)?))
 }
 
 /// `count` calls, one after the other.
@@ -125,7 +125,7 @@ pub(crate) async fn alone<C: Call>(call: &C, count: usize, meter: &Meter) -> Res
     for _ in 0..count {
         heard.take(call.call(0, clock::monotonic_ns()).await);
     }
-    pass(heard, began, (0, 0), meter.stop(cost)?)
+    Ok(pass(heard, began, (0, 0), meter.stop(cost)?))
 }
 
 /// `rate` calls a second for so long, due one by one at equal distances.
@@ -161,7 +161,7 @@ pub(crate) async fn open<C: Call>(
     while let Some(done) = asking.join_next().await {
         heard.take(done?);
     }
-    pass(heard, began, (left_out, backlog), meter.stop(cost)?)
+    Ok(pass(heard, began, (left_out, backlog), meter.stop(cost)?))
 }
 
 /// Says when calls are due. A thread, because the runtime's timers count whole milliseconds and a thread's
@@ -193,15 +193,10 @@ fn pace(began: u64, rate: f64, lasting: Duration) -> Result<mpsc::Receiver<u64>,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a number of calls")]
-fn pass(
-    heard: Heard,
-    began: u64,
-    (left_out, backlog): (usize, usize),
-    cost: Cost,
-) -> Result<Pass, Fault> {
+fn pass(heard: Heard, began: u64, (left_out, backlog): (usize, usize), cost: Cost) -> Pass {
     let seconds = ms(clock::monotonic_ns() - began) / 1e3;
     let done = heard.waits.len();
-    Ok(Pass {
+    Pass {
         done,
         failed: heard.failed,
         left_out,
@@ -210,7 +205,7 @@ fn pass(
         cost: cost.each(done),
         why: heard.why,
         waits: heard.waits,
-    })
+    }
 }
 
 fn nanos(span: Duration) -> u64 {

@@ -28,7 +28,7 @@ impl Words {
     pub(crate) fn read() -> Result<Self, Fault> {
         let pid = number("--pid")?.map(i32::try_from).transpose()?;
         let in_flight = number("--in-flight")?.map_or(Ok(IN_FLIGHT), usize::try_from)?;
-        let seconds = number("--seconds")?.unwrap_or(if is_quick() { 1 } else { 10 });
+        let seconds = number("--seconds")?.unwrap_or_else(|| if is_quick() { 1 } else { 10 });
         if in_flight > IN_FLIGHT_MAX || seconds > SECONDS_MAX {
             return Err("at most 1024 in flight and 600 seconds".into());
         }
