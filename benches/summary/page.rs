@@ -83,7 +83,7 @@ pub(crate) fn rivals(found: &Found) -> String {
     for duel in duels {
         let cell = |measure| {
             let [ratio, ours, theirs] = ["ratio", "mayfly", "rival"]
-                .map(|side| value(duel, measure, side).map_or("?".to_owned(), three));
+                .map(|side| value(duel, measure, side).map_or_else(|| "?".to_owned(), three));
             format!("**{ratio}** ({ours}, {theirs})")
         };
         let cells = MEASURES.map(cell).join(" | ");
