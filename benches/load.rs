@@ -60,8 +60,8 @@ async fn play(
     let script = Script { words, meter: Meter::new(Some(house.pid)) };
     // The idle machine first: what comes later leaves work behind that the broker puts off.
     script.one_at_a_time(&house, floor, told).await?;
-    let task = house.employ_me().await?;
-    script.workload(&house.socket(), told).await?;
+    let task = house.resident().await?;
+    script.workload(&task.socket(), told).await?;
     house.end(task).await?;
     script.lives(&house, told).await?;
     house.close().await

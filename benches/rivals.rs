@@ -117,13 +117,13 @@ async fn against_socket(dir: &Path, loops: &Loops, tally: &mut Tally) -> Result<
     let pid = word("--rival-pid").map(|pid| pid.parse()).transpose()?;
     let theirs = Meter::new(pid.map(nix::unistd::Pid::from_raw));
     let house = House::open(dir).await?;
-    let task = house.employ_me().await?;
+    let task = house.resident().await?;
     let ours = Meter::new(Some(house.pid));
     let anew = |socket| Arc::new(NewConnection(socket));
-    let sides = ((anew(house.socket()), ours), (anew(Arc::clone(&socket)), theirs));
+    let sides = ((anew(task.socket()), ours), (anew(Arc::clone(&socket)), theirs));
     let duel = Duel::fight(loops, &sides.0, &sides.1).await?;
     tally.add("socket: FetchX509SVID, a new connection".into(), "socket_x509_new".into(), duel);
-    let near = Connections::open(&house.socket(), loops.in_flight).await?;
+    let near = Connections::open(&task.socket(), loops.in_flight).await?;
     let far = Connections::open(&socket, loops.in_flight).await?;
     let warm = |connections: &Connections| Arc::new(Warm(connections.clone()));
     let duel = Duel::fight(loops, &(warm(&near), ours), &(warm(&far), theirs)).await?;

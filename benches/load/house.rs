@@ -74,15 +74,11 @@ impl House {
         Ok(Self { broker, pid, dir: dir.to_owned(), _sockets: sockets, tasks })
     }
 
-    /// Where every workload may ask.
-    pub(crate) fn socket(&self) -> Arc<PathBuf> {
-        Arc::new(self.dir.join("workload.sock"))
-    }
-
-    /// A task that is held by this process.
-    pub(crate) async fn employ_me(&self) -> Result<Task, Fault> {
-        let pid = i32::try_from(std::process::id())?;
-        begin(self.tasks.clone(), ("own", Holder::ProcessPid(pid))).await
+    /// A task with a socket of its own, where it is asked for over and over.
+    pub(crate) async fn resident(&self) -> Result<Task, Fault> {
+        let task = begin(self.tasks.clone(), ("load", Holder::Socket(true))).await?;
+        drop(patiently(&task.socket()).await?);
+        Ok(task)
     }
 
     pub(crate) async fn end(&self, task: Task) -> Result<(), Fault> {
@@ -97,7 +93,8 @@ impl House {
     /// Tasks of this process one after the other, each with a connection of its own.
     pub(crate) fn own_lives(&self) -> Result<OwnLives, Fault> {
         let pid = i32::try_from(std::process::id())?;
-        Ok(OwnLives { tasks: self.tasks.clone(), socket: self.socket(), pid })
+        let socket = Arc::new(self.dir.join("workload.sock"));
+        Ok(OwnLives { tasks: self.tasks.clone(), socket, pid })
     }
 
     pub(crate) async fn close(mut self) -> Result<(), Fault> {
@@ -109,6 +106,13 @@ impl House {
 
 /// A task that has begun.
 pub(crate) struct Task(wire::BeginResponse);
+
+impl Task {
+    /// Where its workload asks.
+    pub(crate) fn socket(&self) -> Arc<PathBuf> {
+        Arc::new(PathBuf::from(&self.0.socket))
+    }
+}
 
 async fn begin(
     mut tasks: TasksClient<Channel>,
@@ -138,8 +142,7 @@ pub(crate) struct Lives {
 impl Call for Lives {
     async fn call(&self, _worker: usize, due: u64) -> Result<u64, Fault> {
         let task = begin(self.tasks.clone(), ("load", Holder::Socket(true))).await?;
-        let socket = Arc::new(PathBuf::from(&task.0.socket));
-        let fetched = fetch_x509(patiently(&socket).await?).await;
+        let fetched = fetch_x509(patiently(&task.socket()).await?).await;
         let wait = clock::monotonic_ns() - due;
         end(self.tasks.clone(), task).await?;
         fetched?;
@@ -161,8 +164,10 @@ impl Call for OwnLives {
         let fetched = fetch_x509(connect(&self.socket).await?).await;
         let wait = clock::monotonic_ns() - due;
         end(self.tasks.clone(), task).await?;
-        fetched?;
-        Ok(wait)
+        match fetched?.len() {
+            1 => Ok(wait),
+            others => Err(format!("{others} identities instead of the task's").into()),
+        }
     }
 }
 

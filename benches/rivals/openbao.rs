@@ -30,11 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The program, where `benches/rivals/prepare` leaves it or the command line says.
 pub(crate) fn find() -> Option<PathBuf> {
-    if let Some(path) = word("--openbao") {
-        return Some(path.into());
-    }
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/openbao/bao");
-    target.canonicalize().ok()
+    let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/openbao/bao");
+    word("--openbao").map_or(usual, PathBuf::from).canonicalize().ok()
 }
 
 /// The server and the right to everything in it.
