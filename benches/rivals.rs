@@ -61,6 +61,7 @@ async fn play(
     (floor, tally): (&mut Floor, &mut Tally),
 ) -> Result<(), Fault> {
     let loops = Loops::new(words)?;
+    floor.sample()?;
     match openbao::find() {
         Some(program) => {
             for (store, what) in STORES {
