@@ -26,7 +26,7 @@ mod workload;
 
 use std::{path::Path, sync::Arc};
 
-use house::House;
+use house::{House, Task};
 use measure::{Fault, Floor, Foreign};
 use meter::Meter;
 use script::Script;
@@ -54,15 +54,18 @@ async fn play(
 ) -> Result<(), Fault> {
     if let Some(socket) = &words.socket {
         let script = Script { words, meter: Meter::new(words.pid) };
-        return script.workload(&Arc::new(socket.clone()), told).await;
+        let socket = Arc::new(socket.clone());
+        let sockets = vec![socket; words.in_flight];
+        return script.workload(&sockets, told).await;
     }
     let house = House::open(dir).await?;
     let script = Script { words, meter: Meter::new(Some(house.pid)) };
     // The idle machine first: what comes later leaves work behind that the broker puts off.
     script.one_at_a_time(&house, floor, told).await?;
-    let task = house.resident().await?;
-    script.workload(&task.socket(), told).await?;
-    house.end(task).await?;
+    let tasks = house.residents(words.in_flight).await?;
+    let sockets: Vec<_> = tasks.iter().map(Task::socket).collect();
+    script.workload(&sockets, told).await?;
+    house.end_all(tasks).await?;
     script.lives(&house, told).await?;
     house.close().await
 }

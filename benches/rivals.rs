@@ -32,7 +32,7 @@ mod workload;
 use std::{path::Path, sync::Arc};
 
 use duel::{Duel, Loops, Tally};
-use house::House;
+use house::{House, Task};
 use measure::{Fault, Floor, Foreign, say};
 use meter::Meter;
 use openbao::{OpenBao, STORES};
@@ -115,24 +115,26 @@ async fn against_openbao(
 /// What SPIFFE defines, on both sides.
 async fn against_socket(dir: &Path, loops: &Loops, tally: &mut Tally) -> Result<(), Fault> {
     let socket = Arc::new(words::unix(&word("--rival-socket").ok_or("no socket")?)?);
+    let far = vec![socket; loops.in_flight];
     let pid = word("--rival-pid").map(|pid| pid.parse()).transpose()?;
     let theirs = Meter::new(pid.map(nix::unistd::Pid::from_raw));
     let house = House::open(dir).await?;
-    let task = house.resident().await?;
+    let tasks = house.residents(loops.in_flight).await?;
+    let near: Vec<_> = tasks.iter().map(Task::socket).collect();
     let ours = Meter::new(Some(house.pid));
-    let anew = |socket| Arc::new(NewConnection(socket));
-    let sides = ((anew(task.socket()), ours), (anew(Arc::clone(&socket)), theirs));
+    let anew = |sockets: &[_]| Arc::new(NewConnection(sockets.to_vec()));
+    let sides = ((anew(&near), ours), (anew(&far), theirs));
     let duel = Duel::fight(loops, &sides.0, &sides.1).await?;
     tally.add("socket: FetchX509SVID, a new connection".into(), "socket_x509_new".into(), duel);
-    let near = Connections::open(&task.socket(), loops.in_flight).await?;
-    let far = Connections::open(&socket, loops.in_flight).await?;
+    let near = Connections::open(&near).await?;
+    let far = Connections::open(&far).await?;
     let warm = |connections: &Connections| Arc::new(Warm(connections.clone()));
     let duel = Duel::fight(loops, &(warm(&near), ours), &(warm(&far), theirs)).await?;
     tally.add("socket: FetchX509SVID, warm".into(), "socket_x509_warm".into(), duel);
     let token = |connections: Connections| Arc::new(Token(connections));
     let duel = Duel::fight(loops, &(token(near), ours), &(token(far), theirs)).await?;
     tally.add("socket: FetchJWTSVID, warm".into(), "socket_jwt".into(), duel);
-    house.end(task).await?;
+    house.end_all(tasks).await?;
     house.close().await
 }
 

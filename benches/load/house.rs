@@ -74,15 +74,23 @@ impl House {
         Ok(Self { broker, pid, dir: dir.to_owned(), _sockets: sockets, tasks })
     }
 
-    /// A task with a socket of its own, where it is asked for over and over.
-    pub(crate) async fn resident(&self) -> Result<Task, Fault> {
-        let task = begin(self.tasks.clone(), ("load", Holder::Socket(true))).await?;
-        drop(patiently(&task.socket()).await?);
-        Ok(task)
+    /// Tasks with sockets of their own, where they are asked for over and over. Many, because one task may be
+    /// given a hundred thousand credentials and no more.
+    pub(crate) async fn residents(&self, count: usize) -> Result<Vec<Task>, Fault> {
+        let mut all = Vec::with_capacity(count);
+        for _ in 0..count {
+            let task = begin(self.tasks.clone(), ("load", Holder::Socket(true))).await?;
+            drop(patiently(&task.socket()).await?);
+            all.push(task);
+        }
+        Ok(all)
     }
 
-    pub(crate) async fn end(&self, task: Task) -> Result<(), Fault> {
-        end(self.tasks.clone(), task).await
+    pub(crate) async fn end_all(&self, tasks: Vec<Task>) -> Result<(), Fault> {
+        for task in tasks {
+            end(self.tasks.clone(), task).await?;
+        }
+        Ok(())
     }
 
     /// Tasks, each with a socket and a connection of its own, over and over.

@@ -55,11 +55,13 @@ fn request<T>(message: T) -> Request<T> {
 }
 
 /// A connection anew, and the first answer of `FetchX509SVID` over it.
-pub(crate) struct NewConnection(pub(crate) Arc<PathBuf>);
+pub(crate) struct NewConnection(pub(crate) Vec<Arc<PathBuf>>);
 
 impl Call for NewConnection {
-    async fn call(&self, _worker: usize, due: u64) -> Result<u64, Fault> {
-        fetch_x509(connect(&self.0).await?).await?;
+    async fn call(&self, worker: usize, due: u64) -> Result<u64, Fault> {
+        let at = worker.checked_rem(self.0.len()).unwrap_or(0);
+        let socket = self.0.get(at).ok_or("no socket")?;
+        fetch_x509(connect(socket).await?).await?;
         Ok(clock::monotonic_ns() - due)
     }
 }
@@ -94,9 +96,10 @@ impl Call for Token {
 pub(crate) struct Connections(Arc<[Channel]>);
 
 impl Connections {
-    pub(crate) async fn open(socket: &Arc<PathBuf>, count: usize) -> Result<Self, Fault> {
-        let mut all = Vec::with_capacity(count);
-        for _ in 0..count {
+    /// One to each of `sockets`.
+    pub(crate) async fn open(sockets: &[Arc<PathBuf>]) -> Result<Self, Fault> {
+        let mut all = Vec::with_capacity(sockets.len());
+        for socket in sockets {
             let channel = connect(socket).await?;
             fetch_x509(channel.clone()).await?;
             all.push(channel);

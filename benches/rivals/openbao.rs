@@ -129,7 +129,7 @@ fn free() -> Result<SocketAddr, Fault> {
 /// One connection that is kept.
 pub(crate) struct Line {
     send: http1::SendRequest<Full<Bytes>>,
-    host: String,
+    address: SocketAddr,
     token: String,
     /// Ends with this value.
     _carrier: JoinSet<()>,
@@ -137,7 +137,11 @@ pub(crate) struct Line {
 
 impl Line {
     pub(crate) async fn connect(rival: &OpenBao) -> Result<Self, Fault> {
-        let stream = TcpStream::connect(rival.address).await?;
+        Self::to(rival.address, rival.token.clone()).await
+    }
+
+    async fn to(address: SocketAddr, token: String) -> Result<Self, Fault> {
+        let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (send, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let mut carrier = JoinSet::new();
@@ -145,8 +149,7 @@ impl Line {
             // A broken connection shows to whoever asks next.
             drop(connection.await);
         });
-        let host = rival.address.to_string();
-        Ok(Self { send, host, token: rival.token.clone(), _carrier: carrier })
+        Ok(Self { send, address, token, _carrier: carrier })
     }
 
     /// One question and its answer; null if the answer is empty.
@@ -156,11 +159,15 @@ impl Line {
         path: &str,
         body: &Value,
     ) -> Result<Value, Fault> {
+        // Servers hang up on whoever was silent while the other side had its turn.
+        if self.send.is_closed() {
+            *self = Self::to(self.address, std::mem::take(&mut self.token)).await?;
+        }
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let request = Request::builder()
             .method(method)
             .uri(format!("/v1/{path}"))
-            .header("host", &self.host)
+            .header("host", self.address.to_string())
             .header("x-vault-token", &self.token)
             .body(Full::new(Bytes::from(body)))?;
         self.send.ready().await?;
