@@ -21,13 +21,13 @@ sim seed="":
 fuzz target="authority_mend" seconds="60":
     tests/fuzz/run.sh {{target}} {{seconds}}
 
-# what it costs
-bench:
-    cargo bench -p mayfly --bench issue
-    cargo bench -p mayfly --bench end_to_refusal
-    cargo bench -p mayfly --bench refusal_cost
-    cargo bench -p mayfly --bench feed
-    cargo bench -p mayfly --bench churn
+# what it costs: all benches or those that are named; writes docs/performance.md
+bench *names:
+    benches/run {{names}}
+
+# instructions of the core paths against those that were committed; `just counts --bless` commits to today's
+counts *words:
+    cargo bench --quiet --workspace --profile dev --bench counts -- {{words}}
 
 # who refuses an ended task, and when: writes docs/verifiers.md
 verifiers:

@@ -1,0 +1,142 @@
+//! Which loops are run, in which order.
+
+use std::{path::PathBuf, sync::Arc};
+
+use crate::{
+    drive::{self, Call, Pass},
+    house::House,
+    measure::{Fault, Floor, is_quick, say},
+    meter::Meter,
+    told::Told,
+    words::Words,
+    workload::{Connections, NewConnection, Token, Warm},
+};
+
+/// Of what was answered in a closed loop, the shares that are tried at a rate until one is held.
+const SHARES: [f64; 6] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5];
+/// Of the highest rate that was held: where latencies are told.
+const USUAL: f64 = 0.7;
+
+pub(crate) struct Script<'a> {
+    pub(crate) words: &'a Words,
+    pub(crate) meter: Meter,
+}
+
+impl Script<'_> {
+    /// Begin → certificate with nobody else there.
+    pub(crate) async fn one_at_a_time(
+        &self,
+        house: &House,
+        floor: &mut Floor,
+        told: &mut Told,
+    ) -> Result<(), Fault> {
+        let count = if is_quick() { 30 } else { 1_000 };
+        // First calls find the client's and the broker's connections cold.
+        drive::alone(&house.lives(), 10, &self.meter).await?.check()?;
+        floor.sample()?;
+        let pass = drive::alone(&house.lives(), count, &self.meter).await?.check()?;
+        told.line("begin, own socket, connection, certificate: one at a time", &pass);
+        told.figure("begin_to_svid_p50_ms", pass.wait_ms(0.5));
+        told.figure("begin_to_svid_p99_ms", pass.wait_ms(0.99));
+        told.figure("begin_to_svid_p999_ms", pass.wait_ms(0.999));
+        let pass = drive::alone(&house.own_lives()?, count, &self.meter).await?.check()?;
+        told.line("begin, process, connection, certificate: one at a time", &pass);
+        told.figure("begin_to_svid_process_p50_ms", pass.wait_ms(0.5));
+        told.figure("begin_to_svid_process_p99_ms", pass.wait_ms(0.99));
+        for _ in 0..count.min(100) {
+            floor.sample()?;
+        }
+        Ok(())
+    }
+
+    /// What SPIFFE defines, on whatever server.
+    pub(crate) async fn workload(
+        &self,
+        sockets: &[Arc<PathBuf>],
+        told: &mut Told,
+    ) -> Result<(), Fault> {
+        let anew = Arc::new(NewConnection(sockets.to_vec()));
+        self.closed("FetchX509SVID, a new connection", ("x509_new", &anew), told).await?;
+        let connections = Connections::open(sockets).await?;
+        let warm = Arc::new(Warm(connections.clone()));
+        self.closed("FetchX509SVID, warm", ("x509_warm", &warm), told).await?;
+        let token = Arc::new(Token(connections));
+        if let Some(rate) = self.words.rate {
+            let pass = self.at(&token, rate).await?;
+            told.line(&format!("FetchJWTSVID, {rate:.0} due a second"), &pass);
+            told.keep("jwt_open", &pass);
+            return pass.check().map(drop);
+        }
+        self.usual(("FetchJWTSVID", "jwt"), &token, told).await?;
+        Ok(())
+    }
+
+    /// Begin → certificate → end, in a crowd.
+    pub(crate) async fn lives(&self, house: &House, told: &mut Told) -> Result<(), Fault> {
+        let lives = Arc::new(house.lives());
+        let pass =
+            self.usual(("begin, own socket, certificate, end", "life"), &lives, told).await?;
+        told.figure("begin_to_svid_p99_at_70_ms", pass.wait_ms(0.99));
+        Ok(())
+    }
+
+    async fn closed<C: Call>(
+        &self,
+        what: &str,
+        (name, call): (&str, &Arc<C>),
+        told: &mut Told,
+    ) -> Result<Pass, Fault> {
+        let in_flight = self.words.in_flight;
+        let pass = drive::closed(call, (in_flight, self.words.lasting), &self.meter).await?;
+        let pass = pass.check()?;
+        told.line(&format!("{what}: {in_flight} in flight"), &pass);
+        told.keep(name, &pass);
+        Ok(pass)
+    }
+
+    async fn at<C: Call>(&self, call: &Arc<C>, rate: f64) -> Result<Pass, Fault> {
+        drive::open(call, (rate, self.words.lasting), &self.meter).await
+    }
+
+    /// The highest rate that is held, and the waits at seven tenths of it.
+    async fn usual<C: Call>(
+        &self,
+        (what, name): (&str, &str),
+        call: &Arc<C>,
+        told: &mut Told,
+    ) -> Result<Pass, Fault> {
+        let most = self.closed(what, (name, call), told).await?.per_second;
+        let mut held = None;
+        for share in SHARES {
+            let rate = most * share;
+            let pass = self.at(call, rate).await?;
+            told.line(&format!("{what}: {rate:.0} due a second"), &pass);
+            if self.is_held(&pass) {
+                held = Some(rate);
+                break;
+            }
+            say(&format!(
+                "  not held: {} failed, {} left out, {} under way at the end",
+                pass.failed, pass.left_out, pass.backlog
+            ));
+            // A server that refuses is not one that is slow.
+            if pass.failed > 0 {
+                return pass.check();
+            }
+        }
+        let held = held.ok_or("no rate was held")?;
+        let pass = self.at(call, held * USUAL).await?;
+        let pass = pass.check()?;
+        let rate = held * USUAL;
+        told.line(&format!("{what}: {rate:.0} due a second, 70 % of what is held"), &pass);
+        told.figure(&format!("{name}_held_per_second"), held);
+        told.keep(&format!("{name}_at_70"), &pass);
+        Ok(pass)
+    }
+
+    /// All was asked and answered, and no more calls were under way at the end than a closed loop has
+    /// all the time: what is due more often than it is answered piles up.
+    const fn is_held(&self, pass: &Pass) -> bool {
+        pass.failed == 0 && pass.left_out == 0 && pass.backlog <= self.words.in_flight
+    }
+}
