@@ -9,6 +9,7 @@
 mod baseline;
 #[path = "counts/callgrind.rs"]
 mod callgrind;
+mod granting;
 #[expect(dead_code, reason = "nothing is timed here, and no broker is started")]
 mod measure;
 #[path = "counts/paths.rs"]

@@ -5,6 +5,7 @@
 
 #[path = "issue/floor.rs"]
 mod floor;
+mod granting;
 #[path = "issue/house.rs"]
 mod house;
 mod measure;

@@ -4,17 +4,16 @@
 use std::{hint::black_box, time::Duration};
 
 use mayfly_core::{
-    Ask, Basis, Binding, Bitmap, Bounds, Caller, Charter, Effect, Event, Grant, Place, PolicyEpoch,
-    Position, ProcessKey, Registrar, RevocationSet, Sequence, Serial, Shard, Slot, Span, Status,
-    TaskId, Terms, Ticket, Timestamp, TrustDomain, Verdict, Window,
+    Ask, Bitmap, Place, Position, RevocationSet, Sequence, Serial, Shard, Slot, Status, Window,
 };
-use mayfly_sign::{
-    KeyRing, LeafKey, PublicPoint, RotationPolicy, Signer, X509Svid, jwt, lint, x509,
-};
+use mayfly_sign::{LeafKey, jwt, x509};
 use mayfly_verify::{Patience, View};
 use tokio::time::Instant;
 
-use crate::measure::Fault;
+use crate::{
+    granting::{self, Desk},
+    measure::Fault,
+};
 
 /// Their names, as `benches/counts.json` has them.
 pub(crate) const PATHS: [&str; 5] = ["admit", "jwt_grant", "lint", "registrar", "x509_grant"];
@@ -23,8 +22,6 @@ pub(crate) const PATHS: [&str; 5] = ["admit", "jwt_grant", "lint", "registrar", 
 pub(crate) const TIMES: u32 = 50;
 /// Times before that: what is done once in a life belongs to no credential.
 const BEFORE: u32 = 5;
-
-const X509_TTL: Span = Span::from_secs(300);
 
 /// Everything between its call and its return is counted, by its name: it is never inlined, and called from
 /// nowhere but [`each`].
@@ -88,21 +85,8 @@ fn read_back() -> Result<(), Fault> {
         let public = *key.public();
         Ok((x509::issue(desk.grant(Ask::X509)?, &signer, key)?, public))
     };
-    let work = |(svid, key)| check(&svid, &key, &signer);
+    let work = |(svid, key)| granting::read_back(&svid, &key, &signer);
     each(&mut desk, make, work, Desk::release)
-}
-
-fn check(svid: &X509Svid, key: &PublicPoint, signer: &Signer) -> Result<(), Fault> {
-    let expected = lint::Expected {
-        serial: &svid.serial,
-        spiffe_id: &svid.spiffe_id,
-        not_before: svid.not_before,
-        not_after: svid.not_after,
-        key,
-        issuer: signer.x509(),
-        crl_url: None,
-    };
-    Ok(lint::check(&svid.chain_der, &expected)?)
 }
 
 /// A wish is promised, granted and released.
@@ -133,89 +117,4 @@ fn admit() -> Result<(), Fault> {
     let (mut idle, _ring) = Desk::new()?;
     let work = |serial: Serial| Ok(view.admit(&serial)?);
     each(&mut idle, |_idle| Ok(serial), work, |_idle| Ok(()))
-}
-
-/// A registrar with one task, and a driver that has no disk to wait for.
-struct Desk {
-    registrar: Registrar,
-    basis: Basis,
-    ticket: Ticket,
-    now: Timestamp,
-}
-
-impl Desk {
-    /// With the keys that sign what it grants.
-    fn new() -> Result<(Self, KeyRing), Fault> {
-        let domain = TrustDomain::parse("example.org")?;
-        let (epoch, now) = (PolicyEpoch(1), Timestamp(1_750_000_000_000));
-        let policy = RotationPolicy::for_credentials(X509_TTL);
-        let ring = KeyRing::create(domain.clone(), policy, now)?;
-        let charter = Charter { trust_domain: domain, shard: Shard(0), policy_epoch: epoch };
-        let mut registrar = Registrar::replay(charter, None, []);
-        let caller = ProcessKey { boot: [0; 16], inode: 1, pid: 1 };
-        let met = Event::Met {
-            ticket: Ticket(0),
-            caller: Caller { lineage: [caller].into(), ..Caller::default() },
-            verdict: Verdict { epoch, permits: [terms()].into() },
-            luck: [TaskId::from_bytes([1; 16])].into(),
-        };
-        registrar.handle(now, met);
-        let mut met = None;
-        while let Some(effect) = registrar.poll_effect() {
-            if let Effect::Introduce { identities, .. } = effect {
-                met = identities.into_iter().next();
-            }
-        }
-        let met = met.ok_or("the caller has no identity")?;
-        let basis = Basis { task: met.task, version: met.version, epoch };
-        Ok((Self { registrar, basis, ticket: Ticket(1), now }, ring))
-    }
-
-    /// Asks, and says that the promise is on disk.
-    fn grant(&mut self, ask: Ask) -> Result<Grant, Fault> {
-        self.ticket.0 += 1;
-        let (ticket, basis, luck) = (self.ticket, self.basis, self.ticket.0);
-        self.registrar.handle(self.now, Event::Asked { ticket, basis, ask, luck });
-        let mut promised = None;
-        while let Some(effect) = self.registrar.poll_effect() {
-            if let Effect::Journal(sequence, _) = effect {
-                promised = Some(sequence);
-            }
-        }
-        let upto = promised.ok_or("nothing was promised")?;
-        self.registrar.handle(self.now, Event::Journaled { upto });
-        let mut granted = None;
-        while let Some(effect) = self.registrar.poll_effect() {
-            if let Effect::Sign { grant, .. } = effect {
-                granted = Some(grant);
-            }
-        }
-        granted.ok_or_else(|| "nothing was granted".into())
-    }
-
-    /// Says that it was signed.
-    fn release(&mut self) -> Result<(), Fault> {
-        self.registrar.handle(self.now, Event::Signed { ticket: self.ticket });
-        let mut released = false;
-        while let Some(effect) = self.registrar.poll_effect() {
-            released |= matches!(effect, Effect::Release { .. });
-        }
-        if released { Ok(()) } else { Err("nothing was released".into()) }
-    }
-}
-
-fn terms() -> Terms {
-    Terms {
-        profile: "bench".into(),
-        path: "/agents/bench".into(),
-        owner: "bench".into(),
-        binding: Binding::Process,
-        stable_identity: false,
-        x509_ttl: X509_TTL,
-        jwt_ttl: Span::from_secs(120),
-        task_ttl: None,
-        hint: String::new(),
-        federates_with: Vec::new(),
-        bounds: Bounds::default(),
-    }
 }
