@@ -4,9 +4,9 @@
 //! no more faults, and everything that waits is worked off. Then the oracle looks at all of it.
 
 use mayfly_core::{
-    Admission, Basis, Begin, Binding, Charter, Denial, Effect, Event, Grant, Holder, PolicyEpoch,
-    Registrar, RequestKey, Serial, Shard, TaskId, TaskVersion, Ticket, Timestamp, TrustDomain,
-    registrar::Planted, task::Terms,
+    Admission, Basis, Begin, Binding, Charter, Denial, Effect, Event, Grant, Holder, Identity,
+    Kind, PolicyEpoch, Registrar, RequestKey, Serial, Shard, TaskId, TaskVersion, Ticket,
+    Timestamp, TrustDomain, registrar::Planted, task::Terms,
 };
 
 use crate::{
@@ -29,10 +29,23 @@ type Done = Result<(), Violation>;
 /// What a caller waits for.
 #[derive(Clone, Debug)]
 enum Wish {
-    Meet { process: Option<usize>, socket: Option<TaskId>, earned: Vec<usize> },
-    Credential { serial: Option<Serial> },
-    Begin { task: TaskId, key: Option<RequestKey> },
-    End { task: TaskId },
+    Meet {
+        process: Option<usize>,
+        socket: Option<TaskId>,
+        earned: Vec<usize>,
+        /// What it wants at once, and the chance for its serial.
+        wants: Option<(Kind, u64)>,
+    },
+    Credential {
+        serial: Option<Serial>,
+    },
+    Begin {
+        task: TaskId,
+        key: Option<RequestKey>,
+    },
+    End {
+        task: TaskId,
+    },
     Quarantine,
     Release,
     Other,
@@ -268,7 +281,7 @@ impl World {
             Effect::Close { .. } | Effect::RefreshCrl | Effect::Alert { .. } => {}
             Effect::Recognise { ticket, identity } => {
                 let waiting = self.answered(ticket)?;
-                self.introduced(&waiting.wish, &[identity])?;
+                self.recognised(ticket, &waiting.wish, identity)?;
                 // It goes on waiting, for a credential.
                 self.waiting.push(Waiting { wish: Wish::Credential { serial: None }, ..waiting });
             }
@@ -297,8 +310,18 @@ impl World {
         })
     }
 
-    fn introduced(&mut self, wish: &Wish, found: &[mayfly_core::Identity]) -> Done {
-        let Wish::Meet { process, socket, earned } = wish else {
+    fn recognised(&mut self, ticket: Ticket, wish: &Wish, identity: Identity) -> Done {
+        let Wish::Meet { wants: Some(wants), .. } = wish else {
+            return Err(Violation { law: "P10", what: "a wish that nobody had is served".into() });
+        };
+        let basis = Basis { task: identity.task, version: identity.version, epoch: self.epoch };
+        self.introduced(wish, &[identity])?;
+        self.oracle.asks(ticket, basis, *wants);
+        Ok(())
+    }
+
+    fn introduced(&mut self, wish: &Wish, found: &[Identity]) -> Done {
+        let Wish::Meet { process, socket, earned, .. } = wish else {
             return Err(Violation { law: "P10", what: "an introduction nobody asked for".into() });
         };
         let mut caller = process.map(|at| self.machine.caller(at)).unwrap_or_default();

@@ -31,7 +31,7 @@ pub(crate) enum Part {
     Parent,
     /// Gives the socket to a child that stays until the socket closes, and exits.
     HandOff,
-    /// Becomes another program, which keeps the socket and echoes what it hears.
+    /// Waits for an octet and becomes another program, which keeps the socket and echoes what it hears.
     BecomeCat,
     /// Becomes another program that runs as another user.
     BecomeNobody,
@@ -56,7 +56,11 @@ impl Part {
                 child.wait().expect("it is ours");
             }
             Self::HandOff => hand_off(connect().into()),
-            Self::BecomeCat => become_cat(connect(), None),
+            Self::BecomeCat => {
+                let mut socket = connect();
+                socket.read_exact(&mut [0]).expect("a word to go by");
+                become_cat(socket, None);
+            }
             Self::BecomeNobody => become_cat(connect(), Some(65_534)),
         }
     }

@@ -48,7 +48,7 @@ impl Registrar {
             {
                 let basis = Basis { task: one.task, version: one.version, epoch: verdict.epoch };
                 self.effects.push_back(Effect::Recognise { ticket, identity: one.clone() });
-                self.asked(ticket, basis, wish.ask, wish.luck);
+                self.admit(ticket, basis, wish.ask, wish.luck);
             }
             _ => self.effects.push_back(Effect::Introduce { ticket, identities }),
         }

@@ -110,8 +110,9 @@ impl Stage {
             Some("as") => vec![task(line.word(2)?)?],
             _ => Vec::new(),
         };
+        let ticket = self.ticket();
         Ok(Event::Met {
-            ticket: self.ticket(),
+            ticket,
             caller: Caller {
                 lineage,
                 cgroup,
@@ -122,7 +123,7 @@ impl Stage {
             },
             verdict: Verdict { epoch: self.judged(line)?, permits: permits.into_iter().collect() },
             luck,
-            wish: line.option("wants").map(|what| wish(what, line)).transpose()?,
+            wish: line.option("wants").map(|what| wish(what, line, ticket.0)).transpose()?,
         })
     }
 
@@ -171,10 +172,10 @@ fn ask(what: &str, line: &Line) -> Result<Ask, String> {
 }
 
 /// What a caller wants at once; `for=/agents/x` says that it wants it for one identity alone.
-fn wish(what: &str, line: &Line) -> Result<Wish, String> {
+fn wish(what: &str, line: &Line, luck: u64) -> Result<Wish, String> {
     let id = |path| SpiffeId::parse(&format!("spiffe://example.org{path}"));
     let spiffe_id = line.option("for").map(id).transpose().map_err(|error| error.to_string())?;
-    Ok(Wish { ask: ask(what, line)?, spiffe_id, luck: 1 })
+    Ok(Wish { ask: ask(what, line)?, spiffe_id, luck })
 }
 
 fn version(line: &Line) -> Result<Option<TaskVersion>, String> {

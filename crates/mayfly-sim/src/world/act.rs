@@ -84,13 +84,14 @@ impl World {
         let epoch = PolicyEpoch(self.epoch.0 - u64::from(late));
         let luck = earned.iter().map(|_| TaskId::from_bytes(self.rng.bytes())).collect();
         let ticket = self.ticket();
-        let wish = Wish::Meet { process, socket, earned };
         let verdict = Verdict { epoch, permits };
         let at_once = self.rng.chance(400).then(|| mayfly_core::Wish {
             ask: self.some_ask(),
             spiffe_id: None,
             luck: self.rng.next(),
         });
+        let wants = at_once.as_ref().map(|wish| (wish.ask.kind(), wish.luck));
+        let wish = Wish::Meet { process, socket, earned, wants };
         self.ask(ticket, wish, Event::Met { ticket, caller, verdict, luck, wish: at_once })
     }
 
