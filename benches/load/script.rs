@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Of what was answered in a closed loop, the shares that are tried at a rate until one is held.
-const SHARES: [f64; 6] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5];
+const SHARES: [f64; 8] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35, 0.2];
 /// Of the highest rate that was held: where latencies are told.
 const USUAL: f64 = 0.7;
 
@@ -111,7 +111,7 @@ impl Script<'_> {
             let rate = most * share;
             let pass = self.at(call, rate).await?;
             told.line(&format!("{what}: {rate:.0} due a second"), &pass);
-            if self.is_held(&pass) {
+            if self.is_held(&pass, rate) {
                 held = Some(rate);
                 break;
             }
@@ -134,9 +134,12 @@ impl Script<'_> {
         Ok(pass)
     }
 
-    /// All was asked and answered, and no more calls were under way at the end than a closed loop has
-    /// all the time: what is due more often than it is answered piles up.
-    const fn is_held(&self, pass: &Pass) -> bool {
-        pass.failed == 0 && pass.left_out == 0 && pass.backlog <= self.words.in_flight
+    /// All was asked and answered, and what was under way at the end is no more than a closed loop has all
+    /// the time and a tenth of a second's calls: what is due more often than it is answered piles up, and
+    /// a stall of the disk does not.
+    fn is_held(&self, pass: &Pass, rate: f64) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "a number of calls")]
+        let under_way = pass.backlog.saturating_sub(self.words.in_flight) as f64;
+        pass.failed == 0 && pass.left_out == 0 && under_way <= rate / 10.0
     }
 }
