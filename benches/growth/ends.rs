@@ -125,6 +125,8 @@ async fn end_many(broker: &Broker, processes: usize) -> Result<(), Fault> {
 pub(crate) fn be() -> Result<(), Fault> {
     let socket = std::env::args().nth(2).ok_or("hold SOCKET")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // The client connects within it.
+    let _within = runtime.enter();
     let client = WorkloadClient::new(&Endpoint::parse(&format!("unix://{socket}"))?);
     let held = runtime.block_on(client.fetch_x509())?.svids.len();
     if held < EACH {
