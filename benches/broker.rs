@@ -4,12 +4,11 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
-use mayfly::{admin, clock};
+use mayfly::{admin, clock, stage};
 use mayfly_proto::mayfly::v1::{
     self as wire, operator_client::OperatorClient, outcome::Outcome as Said,
     tasks_client::TasksClient, wish::Wish as Of,
@@ -19,12 +18,7 @@ use nix::{
     unistd::Pid,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    net::UnixStream,
-    process::{Child, Command},
-    time::timeout,
-};
+use tokio::{net::UnixStream, process::Child, time::timeout};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::measure::{Fault, PROGRAM};
@@ -125,23 +119,9 @@ impl Broker {
 }
 
 async fn start(dir: &Path, config: &Path) -> Result<(Child, Pid), Fault> {
-    let mut child = Command::new(program())
-        .args(["up", "--data-dir"])
-        .arg(dir)
-        .arg("--config")
-        .arg(config)
-        .env("MAYFLY_LOG", std::env::var("MAYFLY_LOG").unwrap_or_else(|_| "error".to_owned()))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
+    let child = stage::start_broker_within(PATIENCE, &program(), (dir, config)).await?;
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or("the broker has no pid")?;
-    let stdout = child.stdout.take().ok_or("the broker has no output")?;
-    let mut lines = BufReader::new(stdout).lines();
-    match timeout(PATIENCE, lines.next_line()).await?? {
-        Some(line) if line.starts_with("ready ") => Ok((child, Pid::from_raw(pid))),
-        _ => Err("the broker did not start; see what it says above".into()),
-    }
+    Ok((child, Pid::from_raw(pid)))
 }
 
 /// A connection to a Unix socket.

@@ -249,6 +249,18 @@ binding = "lease"
 /// # Errors
 /// [`StageError`] says what it said instead.
 pub async fn start_broker(program: &Path, dir: &Path, config: &Path) -> Result<Child, StageError> {
+    start_broker_within(PATIENCE, program, (dir, config)).await
+}
+
+/// The same for a broker that has much to remember, which may take as long as `patience`.
+///
+/// # Errors
+/// [`StageError`] says what it said instead.
+pub async fn start_broker_within(
+    patience: Duration,
+    program: &Path,
+    (dir, config): (&Path, &Path),
+) -> Result<Child, StageError> {
     let mut broker = Command::new(program)
         .args(["up", "--data-dir"])
         .arg(dir)
@@ -262,7 +274,7 @@ pub async fn start_broker(program: &Path, dir: &Path, config: &Path) -> Result<C
         .map_err(io("cannot start a broker"))?;
     let stdout = broker.stdout.take().ok_or(StageError::Missing("the broker has no output"))?;
     let mut lines = BufReader::new(stdout).lines();
-    let ready = timeout(PATIENCE, lines.next_line()).await;
+    let ready = timeout(patience, lines.next_line()).await;
     let ready = ready.map_err(|_elapsed| StageError::Missing("the broker does not start"))?;
     match ready.map_err(io("cannot read the broker's output"))? {
         Some(line) if line.starts_with("ready ") => Ok(broker),
