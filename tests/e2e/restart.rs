@@ -77,7 +77,7 @@ async fn a_restart_ends_the_tasks_of_the_dead_and_keeps_those_of_the_living() {
 }
 
 /// A task with a socket of its own gets it back under the same name, wherever such sockets stand, and it goes
-/// with its task.
+/// with its task. What a run that was killed has left of a task that never came to be goes too.
 #[tokio::test]
 async fn a_task_socket_is_there_again_after_a_restart() {
     for folder in ["data/tasks", "elsewhere"] {
@@ -93,7 +93,15 @@ async fn a_task_socket_is_there_again_after_a_restart() {
         let before = client.fetch_x509().await.expect("an identity");
         drop(operator);
         broker.kill().await;
+        let place = socket.parent().and_then(Path::parent).expect("where they all are");
+        let stillborn = place.join(mayfly_core::TaskId::from_bytes([7; 16]).to_string());
+        let notes = place.join("notes");
+        for folder in [&stillborn, &notes] {
+            std::fs::create_dir(folder).expect("a folder");
+            std::fs::write(folder.join("workload.sock"), "").expect("a file");
+        }
         let broker = site.start().await;
+        assert!(!stillborn.exists() && notes.exists(), "only what is a task's");
         let after = until("the socket", async || client.fetch_x509().await.ok()).await;
         assert_eq!(before.svids[0].spiffe_id, after.svids[0].spiffe_id);
         broker.operator().await.end(&begun.task, "completed").await.expect("ended");

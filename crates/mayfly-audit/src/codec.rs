@@ -273,7 +273,7 @@ fn parse_began(began: proto::Began) -> Result<Fact, InvalidRecord> {
         terms: Arc::new(parse_terms(began.terms.ok_or(InvalidRecord("terms"))?)?),
         holder: parse_holder(began.holder)?,
         parent: parse_optional_task(&began.parent)?,
-        mandate: Box::new(parse_mandate(began.intent, began.mandate)?),
+        mandate: Arc::new(parse_mandate(began.intent, began.mandate)?),
         deadline: began.deadline_ms.map(Timestamp),
         lease: began.lease_ms.map(Span),
         declared: began.declared,

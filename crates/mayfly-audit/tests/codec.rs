@@ -89,7 +89,7 @@ fn began() -> impl Strategy<Value = Fact> {
                 terms: Arc::new(terms),
                 holder,
                 parent,
-                mandate: Box::new(mandate),
+                mandate: Arc::new(mandate),
                 deadline: deadline.map(Timestamp),
                 lease: lease.map(Span),
                 declared,

@@ -1,6 +1,6 @@
 //! Names that cannot be confused: each identifier is its own type, parsed once at the edge.
 
-use alloc::{format, string::String};
+use alloc::{format, string::String, sync::Arc};
 use core::fmt;
 
 use crate::limits;
@@ -28,7 +28,7 @@ const fn invalid(what: &'static str, rule: &'static str) -> InvalidId {
 
 /// A SPIFFE trust domain name: 1–255 bytes of `a-z 0-9 . - _` (SPIFFE-ID §2.1).
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct TrustDomain(String);
+pub struct TrustDomain(Arc<str>);
 
 impl TrustDomain {
     /// Parses a bare name such as `example.org`. Upper case is normalised, because the authority of
@@ -48,7 +48,7 @@ impl TrustDomain {
         if !lower.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_')) {
             return Err(invalid(WHAT, "only a-z, 0-9, '.', '-' and '_' are allowed"));
         }
-        Ok(Self(lower))
+        Ok(Self(lower.into()))
     }
 
     /// The bare name.
@@ -62,6 +62,11 @@ impl TrustDomain {
     pub fn uri(&self) -> String {
         format!("spiffe://{}", self.0)
     }
+
+    /// The same as an ID, which names nobody in it.
+    pub(crate) fn id(&self) -> SpiffeId {
+        SpiffeId { uri: self.uri().into(), domain: self.clone() }
+    }
 }
 
 impl fmt::Display for TrustDomain {
@@ -70,10 +75,10 @@ impl fmt::Display for TrustDomain {
     }
 }
 
-/// A SPIFFE ID: `spiffe://` trust domain, then an optional path (SPIFFE-ID §2).
+/// A SPIFFE ID: `spiffe://` trust domain, then an optional path (SPIFFE-ID §2). Cheap to clone.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SpiffeId {
-    uri: String,
+    uri: Arc<str>,
     domain: TrustDomain,
 }
 
@@ -110,7 +115,7 @@ impl SpiffeId {
         if uri.len() > limits::SPIFFE_ID_BYTES_MAX {
             return Err(invalid("spiffe id", "it is longer than 2048 bytes"));
         }
-        Ok(Self { uri, domain: domain.clone() })
+        Ok(Self { uri: uri.into(), domain: domain.clone() })
     }
 
     /// The whole URI.

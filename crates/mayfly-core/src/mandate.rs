@@ -257,7 +257,7 @@ pub struct Spent {
     /// Credentials so far, if they are counted.
     pub issued: u64,
     /// The minute of the last one, counted from the epoch.
-    pub minute: u64,
+    pub minute: u32,
     /// Credentials in that minute.
     pub in_minute: u32,
 }

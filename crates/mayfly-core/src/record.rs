@@ -37,7 +37,7 @@ pub enum Fact {
         /// As part of which task.
         parent: Option<TaskId>,
         /// What it declared, completed by what its profile and its parent say.
-        mandate: Box<Mandate>,
+        mandate: Arc<Mandate>,
         /// Its end at the latest.
         deadline: Option<Timestamp>,
         /// Its lease.

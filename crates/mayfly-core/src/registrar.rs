@@ -37,6 +37,7 @@ mod detect;
 mod end;
 mod fold;
 mod issue;
+mod keys;
 mod meet;
 mod named;
 mod narrow;
@@ -88,7 +89,6 @@ pub enum Planted {
 enum After {
     Sign { ticket: Ticket, grant: Grant },
     Acknowledge { ticket: Ticket, task: TaskId, version: TaskVersion },
-    OpenSocket { task: TaskId },
     Forget { task: TaskId },
     Publish(fold::Outcome),
 }
@@ -120,8 +120,7 @@ pub struct Registrar {
     tasks: Tasks,
     shared: SharedTerms,
     holders: BTreeMap<Holder, Vec<TaskId>>,
-    /// Which task a wish began that must not be carried out twice: by the start of the wish's key.
-    keys: BTreeSet<([u8; 8], TaskId)>,
+    keys: keys::Keys,
     slots: Slots,
     /// Which task has which place: serials name places.
     places: BTreeMap<Place, TaskId>,
@@ -156,7 +155,7 @@ impl Registrar {
             tasks: Tasks::default(),
             shared: SharedTerms::default(),
             holders: BTreeMap::new(),
-            keys: BTreeSet::new(),
+            keys: keys::Keys::default(),
             slots: Slots::default(),
             places: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -312,7 +311,6 @@ impl Registrar {
                 After::Acknowledge { ticket, task, version } => {
                     self.effects.push_back(Effect::Acknowledge { ticket, task, version });
                 }
-                After::OpenSocket { task } => self.effects.push_back(Effect::OpenSocket { task }),
                 After::Forget { task } => self.effects.push_back(Effect::Forget { task }),
                 After::Publish(outcome) => {
                     delta.to.sequence = sequence;
@@ -344,7 +342,7 @@ impl Registrar {
                     self.signing.remove(&ticket);
                     self.withhold(ticket, Denial::JournalFailed);
                 }
-                After::OpenSocket { .. } | After::Forget { .. } | After::Publish { .. } => {}
+                After::Forget { .. } | After::Publish { .. } => {}
             }
         }
     }

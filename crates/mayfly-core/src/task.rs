@@ -2,12 +2,12 @@
 //!
 //! Only `Active` issues. A state that is not known is a state that does not issue.
 
-use alloc::{boxed::Box, collections::BTreeSet, string::String, sync::Arc, vec::Vec};
+use alloc::{collections::BTreeSet, format, string::String, sync::Arc, vec::Vec};
 use core::fmt;
 
 use crate::{
     evidence::Holder,
-    id::{SpiffeId, TaskId, TaskVersion, TrustDomain},
+    id::{InvalidId, SpiffeId, TaskId, TaskVersion, TrustDomain},
     ledger::{Credential, Place},
     mandate::{Bounds, Mandate, Reach, RequestKey, Spent, Tier},
     time::{Span, Timestamp},
@@ -103,6 +103,21 @@ pub struct Terms {
     pub federates_with: Vec<TrustDomain>,
     /// What its tasks have to declare, and how far they may go.
     pub bounds: Bounds,
+}
+
+impl Terms {
+    /// The SPIFFE ID of a task: its profile's path, and its own name unless peers match exactly.
+    pub(crate) fn spiffe_id(
+        &self,
+        domain: &TrustDomain,
+        id: TaskId,
+    ) -> Result<SpiffeId, InvalidId> {
+        if self.stable_identity {
+            SpiffeId::new(domain, &self.path)
+        } else {
+            SpiffeId::new(domain, &format!("{}/task/{id}", self.path))
+        }
+    }
 }
 
 /// Why a task ended.
@@ -243,14 +258,14 @@ pub struct Task {
     /// What its profile granted when it began. Tasks of one profile and edition share it: there may be a
     /// million of them.
     pub terms: Arc<Terms>,
-    /// Its SPIFFE ID.
-    pub spiffe_id: SpiffeId,
+    /// Who vouches for it.
+    pub domain: TrustDomain,
     /// What it is bound to.
     pub holder: Holder,
     /// Whether somebody began it by name, rather than being met.
     pub declared: bool,
     /// What it declared, with what its profile and its parent said where it was silent.
-    pub mandate: Box<Mandate>,
+    pub mandate: Arc<Mandate>,
     /// What it has used of its budget.
     pub spent: Spent,
     /// Attempts begun, if this is a job.
@@ -263,8 +278,6 @@ pub struct Task {
     pub root: TaskId,
     /// Steps to the root.
     pub depth: u32,
-    /// SPIFFE IDs of its ancestors, nearest first.
-    pub actors: Vec<SpiffeId>,
     /// When it was opened.
     pub begun_at: Timestamp,
     /// When it ends at the latest.
@@ -289,6 +302,13 @@ pub struct Task {
 }
 
 impl Task {
+    /// Its SPIFFE ID. Not kept: there may be a million tasks, and of most nobody asks for it twice.
+    #[must_use]
+    pub fn spiffe_id(&self) -> SpiffeId {
+        // What could not have one did not begin.
+        self.terms.spiffe_id(&self.domain, self.id).unwrap_or_else(|_| self.domain.id())
+    }
+
     /// The latest `notAfter` that a credential of this task may carry (P7).
     #[must_use]
     pub fn not_after_max(&self) -> Option<Timestamp> {

@@ -84,7 +84,8 @@ impl Query {
             && (self.owner.is_empty() || self.owner == task.terms.owner)
             && (self.parent.is_none() || self.parent == task.parent)
             && self.tree.is_none_or(|tree| tree == task.id || above.contains(&tree))
-            && task.spiffe_id.as_str().starts_with(&self.spiffe_id_prefix)
+            && (self.spiffe_id_prefix.is_empty()
+                || task.spiffe_id().as_str().starts_with(&self.spiffe_id_prefix))
     }
 
     /// Whether a task in this state is one of these.

@@ -37,9 +37,14 @@ pub trait Desk: Send + Sync + 'static {
     fn x509(&self, who: &Introduced) -> Reply<X509Svid>;
     /// Who this caller is, and what it wants if that leaves no choice: most callers have one identity
     /// and come for one token, and are spared the way back and forth.
-    fn jwt_at_once(&self, evidence: Evidence, _wish: TokenWish) -> Reply<AtOnce> {
+    fn jwt_at_once(&self, evidence: Evidence, _wish: TokenWish) -> Reply<AtOnce<JwtSvid>> {
         let introduced = self.introduce(evidence);
         Box::pin(async move { introduced.await.map(AtOnce::Introduced) })
+    }
+    /// The same for the first certificate of a task whose workload has a socket of its own. Nobody is met
+    /// where it has one already.
+    fn x509_at_once(&self, _evidence: Evidence) -> Reply<AtOnce<X509Svid>> {
+        Box::pin(async { Ok(AtOnce::Later) })
     }
     /// A fresh token for all of `audience`.
     fn jwt(&self, who: &Introduced, audience: Vec<String>) -> Reply<JwtSvid>;
@@ -65,11 +70,13 @@ pub struct TokenWish {
 
 /// What became of such a wish.
 #[derive(Clone, Debug)]
-pub enum AtOnce {
-    /// This is who it is, and its token.
-    Served(Box<(Introduced, JwtSvid)>),
+pub enum AtOnce<T> {
+    /// This is who it is, and what it wants.
+    Served(Box<(Introduced, T)>),
     /// This is who it is; it has to choose.
     Introduced(Vec<Introduced>),
+    /// It is to ask in two steps.
+    Later,
 }
 
 /// A workload, in the words of somebody who acts for it.

@@ -159,6 +159,13 @@ impl Doors {
         drop(self.serving.spawn(door.serve(server(), routes, proven)));
     }
 
+    /// Whether the door of `task` is open.
+    #[must_use]
+    pub fn is_open(&self, task: TaskId) -> bool {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.of_tasks.contains_key(&task)
+    }
+
     /// Closes the door of `task`, whose streams end because the task has.
     pub fn close(&self, task: TaskId) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,8 +6,8 @@ use std::{path::PathBuf, pin::Pin};
 use mayfly_attest::Peer;
 use mayfly_core::{
     Act, Amendment, Author, Cause, Credential, Denial, Holder, Kind, Mandate, PolicyEpoch, Record,
-    RequestKey, Selector, Sequence, Serial, Span, SpiffeId, Task, TaskId, TaskVersion, Terms,
-    Timestamp,
+    RequestKey, Selector, Sequence, Serial, Span, SpiffeId, State, Task, TaskId, TaskVersion,
+    Terms, Timestamp,
 };
 
 use crate::asking::{Asker, Bearer, Found, Object, Query, Watching};
@@ -46,8 +46,8 @@ pub trait Office: Send + Sync + 'static {
     fn report(&self) -> Answer<Report>;
     /// Begins a task by name.
     fn begin(&self, wish: BeginWish, author: Author) -> Answer<Begun>;
-    /// Changes one task.
-    fn order(&self, task: TaskId, order: Order, author: Author) -> Answer<TaskVersion>;
+    /// Changes one task, and says how it is with that.
+    fn order(&self, task: TaskId, order: Order, author: Author) -> Answer<Standing>;
     /// Tasks that are remembered.
     fn list(&self, ended: bool) -> Answer<Vec<Task>>;
     /// One task and its story.
@@ -165,6 +165,17 @@ pub struct Begun {
     pub socket: PathBuf,
     /// When it ends at the latest.
     pub deadline: Option<Timestamp>,
+    /// Until when it lives without a heartbeat.
+    pub lease_until: Option<Timestamp>,
+}
+
+/// How a task is after an order.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Standing {
+    /// Its version.
+    pub version: TaskVersion,
+    /// Where it stands.
+    pub state: State,
     /// Until when it lives without a heartbeat.
     pub lease_until: Option<Timestamp>,
 }

@@ -108,7 +108,7 @@ impl Operator for OperatorService {
         let order = order(request.get_ref().order.clone()).map_err(|e| malformed(&e))?;
         let who = self.admit(&request, act(&order), Object::Task(task)).await?;
         let author = author(&who, &request.get_ref().reason)?;
-        let version = self.office.order(task, order, author).await.map_err(refused)?;
+        let version = self.office.order(task, order, author).await.map_err(refused)?.version;
         Ok(Response::new(wire::OrderTaskResponse { version: version.0 }))
     }
 

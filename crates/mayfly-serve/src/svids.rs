@@ -39,7 +39,7 @@ impl Speaker for SvidStream {
         let ask = |one: &Introduced| visit.desk().x509(one);
         loop {
             if wallet.is_empty() {
-                wallet.renew(visit, ask).await?;
+                wallet.open(visit, ask).await?;
             }
             let current = Arc::clone(&bundles.borrow_and_update());
             let message = wire::x509_svids(wallet.kept(), &current)?;

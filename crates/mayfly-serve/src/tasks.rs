@@ -9,7 +9,7 @@ mod wish;
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::join_all, stream};
-use mayfly_core::{Act, Author, Denial, Span, State, Task, TaskId, limits as core_limits};
+use mayfly_core::{Act, Author, Denial, Span, State, TaskId, limits as core_limits};
 use mayfly_proto::mayfly::v1::{self as wire, outcome, tasks_server::Tasks, wish::Wish};
 use prost::Message as _;
 use tokio::time::sleep;
@@ -20,7 +20,7 @@ use crate::{
     bearer,
     guest::Guest,
     limits,
-    office::{BeginWish, HolderWish, Office, Order, Refusal},
+    office::{BeginWish, HolderWish, Office, Order, Refusal, Standing},
     operator,
     quota::{Quota, Seat},
     status,
@@ -114,9 +114,9 @@ impl TasksService {
         request: wire::HeartbeatRequest,
     ) -> Result<wire::HeartbeatResponse, Refusal> {
         let id = wish::task("task", &request.task)?;
-        let (version, task) = self.ordered(who, id, (Act::Heartbeat, Order::Heartbeat, "")).await?;
+        let task = self.ordered(who, id, (Act::Heartbeat, Order::Heartbeat, "")).await?;
         let lease_until_ms = task.lease_until.map_or(0, |at| at.0);
-        Ok(wire::HeartbeatResponse { version, lease_until_ms })
+        Ok(wire::HeartbeatResponse { version: task.version.0, lease_until_ms })
     }
 
     async fn amend_for(
@@ -129,8 +129,8 @@ impl TasksService {
         let order = Order::Amend(wish::amendment(request));
         self.entitled(who, Act::Amend, id).await?;
         let author = author(who, &reason)?;
-        let version = self.office.order(id, order, author).await?.0;
-        Ok(wire::AmendResponse { version })
+        let version = self.office.order(id, order, author).await?.version;
+        Ok(wire::AmendResponse { version: version.0 })
     }
 
     async fn end_for(
@@ -140,29 +140,27 @@ impl TasksService {
     ) -> Result<wire::EndResponse, Refusal> {
         let id = wish::task("task", &request.task)?;
         let order = Order::End(wish::cause(&request.cause)?);
-        let (version, task) = self.ordered(who, id, (Act::End, order, &request.reason)).await?;
+        let task = self.ordered(who, id, (Act::End, order, &request.reason)).await?;
         let (cause, ended_at_ms) = match task.state {
             State::Ended { cause, at, .. } => (cause.code(), at.0),
             State::Quarantined { .. } | State::Active => ("failed", 0),
         };
         let (state, cause) = (task.state.name().to_owned(), cause.to_owned());
-        Ok(wire::EndResponse { version, state, cause, ended_at_ms })
+        Ok(wire::EndResponse { version: task.version.0, state, cause, ended_at_ms })
     }
 
     async fn entitled(&self, who: &Asker, act: Act, task: TaskId) -> Result<(), Refusal> {
         self.office.entitle(who.clone(), act, Object::Task(task)).await
     }
 
-    /// Does it, and looks how the task is afterwards.
     async fn ordered(
         &self,
         who: &Asker,
         id: TaskId,
         (act, order, reason): (Act, Order, &str),
-    ) -> Result<(u32, Task), Refusal> {
+    ) -> Result<Standing, Refusal> {
         self.entitled(who, act, id).await?;
-        let version = self.office.order(id, order, author(who, reason)?).await?;
-        Ok((version.0, self.office.look(id).await?))
+        self.office.order(id, order, author(who, reason)?).await
     }
 
     async fn carry_out(&self, who: &Asker, wish: Option<Wish>) -> wire::Outcome {

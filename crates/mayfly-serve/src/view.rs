@@ -1,5 +1,7 @@
 //! What is told about tasks, by the operator's API and by the orchestrators'.
 
+use std::sync::Arc;
+
 use mayfly_core::{Binding, Credential, Extent, Holder, Kind, Scope, State, Task};
 use mayfly_proto::mayfly::v1 as wire;
 
@@ -25,13 +27,14 @@ pub(crate) fn view(task: Task) -> wire::TaskView {
         State::Active | State::Ended { .. } => String::new(),
     };
     let (tier, reach) = (task.tier(), task.reach());
-    let mandate = *task.mandate;
+    let spiffe_id = task.spiffe_id().to_string();
+    let mandate = Arc::unwrap_or_clone(task.mandate);
     wire::TaskView {
         task: task.id.to_string(),
         version: task.version.0,
         state: task.state.name().to_owned(),
         profile: task.terms.profile.clone(),
-        spiffe_id: task.spiffe_id.to_string(),
+        spiffe_id,
         owner: task.terms.owner.clone(),
         intent: mandate.intent,
         binding: binding.name().to_owned(),

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::{
     desk::{
         AtOnce, Bundles, Clock, Desk, Introduced, JwtSvid, Named, Reference, Reply, TokenWish,
-        Within,
+        Within, X509Svid,
     },
     guest::{Eyes, Guest, denial_of},
     limits,
@@ -126,10 +126,16 @@ impl Visit {
             return Ok(None);
         }
         let work = async { self.desk().jwt_at_once(self.look().await?, wish).await };
-        Ok(match self.unless_gone(work).await? {
-            AtOnce::Served(held) => Some(*held),
-            AtOnce::Introduced(_) => None,
-        })
+        served(self.unless_gone(work).await)
+    }
+
+    /// The first certificate of a caller that has a socket of its own.
+    pub(crate) async fn first_x509(&self) -> Result<Option<(Introduced, X509Svid)>, Denial> {
+        if self.is_for_another() || self.guest.socket().is_none() {
+            return Ok(None);
+        }
+        let work = async { self.desk().x509_at_once(self.look().await?).await };
+        served(self.unless_gone(work).await)
     }
 
     /// Asks the desk for one credential per identity, all at once. An identity whose task is over
@@ -220,6 +226,17 @@ impl Visit {
             }
             tokio::time::sleep(left.min(limits::NAP_MAX)).await;
         }
+    }
+}
+
+/// What was served at once, if it was; else the caller asks in two steps.
+fn served<T>(answer: Result<AtOnce<T>, Denial>) -> Result<Option<(Introduced, T)>, Denial> {
+    match answer {
+        Ok(AtOnce::Served(held)) => Ok(Some(*held)),
+        Ok(AtOnce::Introduced(_) | AtOnce::Later) => Ok(None),
+        // It was amended in between, and is introduced anew.
+        Err(Denial::TaskVersion) => Ok(None),
+        Err(denial) => Err(denial),
     }
 }
 

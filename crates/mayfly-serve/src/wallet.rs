@@ -36,6 +36,21 @@ pub(crate) struct Wallet<T> {
     due: Option<Timestamp>,
 }
 
+impl Wallet<X509Svid> {
+    /// The certificate that a new task is served at once, or what [`Self::renew`] gets.
+    pub(crate) async fn open(
+        &mut self,
+        visit: &Visit,
+        ask: impl Fn(&Introduced) -> Reply<X509Svid>,
+    ) -> Result<(), Denial> {
+        match visit.first_x509().await? {
+            Some(held) => self.keep(vec![held], visit.now()),
+            None => self.renew(visit, ask).await?,
+        }
+        Ok(())
+    }
+}
+
 impl<T: Kept> Wallet<T> {
     /// Nobody has been introduced yet.
     pub(crate) const fn new() -> Self {
@@ -57,13 +72,17 @@ impl<T: Kept> Wallet<T> {
         visit: &Visit,
         ask: impl Fn(&Introduced) -> Reply<T>,
     ) -> Result<(), Denial> {
-        self.kept = visit.credentials(|_| true, ask).await?;
+        let kept = visit.credentials(|_| true, ask).await?;
+        self.keep(kept, visit.now());
+        Ok(())
+    }
+
+    fn keep(&mut self, kept: Vec<(Introduced, T)>, now: Timestamp) {
+        self.kept = kept;
         // Several streams may hold the same certificate, so its own moment counts and not the one at
         // which this stream came.
-        let now = visit.now();
         let renew_at = self.svids().map(X509Svid::renew_at).min();
         self.due = renew_at.map(|at| now.plus(pause(at.since(now))));
-        Ok(())
     }
 
     /// Renews because it is time. What is held stays good for the rest of its life, so a desk that is out of

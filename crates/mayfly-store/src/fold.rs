@@ -13,12 +13,12 @@
 //! | `k` parent, child | nothing; a parent is kept as long as its children |
 //! | `e` instant, task | nothing; a task that can be swept then, should core never say so |
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use mayfly_audit::Entry;
 use mayfly_core::{
-    Cause, Fact, Holder, Record, Sequence, Serial, Snapshot, Span, TaskId, Timestamp, Window,
-    limits,
+    Cause, Fact, Holder, Record, Sequence, Serial, Snapshot, Span, TaskId, Terms, Timestamp,
+    Window, limits,
 };
 
 use crate::index::{Draft, IndexError};
@@ -134,12 +134,18 @@ pub(crate) fn forget(
 pub(crate) struct Gather {
     next_slots: Vec<(Window, u32)>,
     records: Vec<(Sequence, Record)>,
+    /// The terms of the row before: most are alike, and a million copies take memory and time.
+    terms: Option<Arc<Terms>>,
 }
 
 impl Gather {
     pub(crate) fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), IndexError> {
         match key.split_first() {
-            Some((b't' | b'p', _)) => self.records.push(decode_row(value)?),
+            Some((b't' | b'p', _)) => {
+                let (sequence, mut record) = decode_row(value)?;
+                self.share_terms(&mut record.fact);
+                self.records.push((sequence, record));
+            }
             Some((b'w', window)) => {
                 let window = window.try_into().map_err(|_length| IndexError::bad_row())?;
                 let next = value.try_into().map_err(|_length| IndexError::bad_row())?;
@@ -152,9 +158,24 @@ impl Gather {
         Ok(())
     }
 
+    fn share_terms(&mut self, fact: &mut Fact) {
+        let Fact::Began { terms, .. } = fact else { return };
+        match &self.terms {
+            Some(before) if before == terms => *terms = Arc::clone(before),
+            Some(_) | None => self.terms = Some(Arc::clone(terms)),
+        }
+    }
+
+    /// Takes what was gathered from other rows.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.next_slots.extend(other.next_slots);
+        self.records.extend(other.records);
+    }
+
     pub(crate) fn finish(mut self, position: Sequence, at: Timestamp) -> Snapshot {
-        // Keys come sorted by task; replay needs the journal's order, parents before children.
-        self.records.sort_by_key(|(sequence, _)| *sequence);
+        // Keys come sorted by task; replay needs the journal's order, parents before children. A million
+        // large records are moved once.
+        self.records.sort_by_cached_key(|(sequence, _)| *sequence);
         // A promise that counts stands in two rows for as long as its window is needed.
         self.records.dedup_by_key(|(sequence, _)| *sequence);
         let records = self.records.into_iter().map(|(_, record)| record).collect();

@@ -2,12 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
-    ops::Range,
+    fs, io, iter,
+    num::NonZero,
+    ops::{Bound, Range},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::mpsc::{RecvTimeoutError, sync_channel},
-    thread::Builder,
+    thread::{self, Builder},
     time::Duration,
 };
 
@@ -18,6 +19,8 @@ use ring::digest;
 use crate::fold::{self, Gather};
 
 const CACHE_BYTES: u64 = 64 << 20;
+/// Threads that read it at a start.
+const READERS_MAX: usize = 8;
 /// How often sled's lock is asked for again, and the pause between: a second, all in all.
 const LOCK_TRIES_MAX: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
@@ -257,33 +260,73 @@ impl Index {
 
     /// All rows as a snapshot, checked on the way.
     pub(crate) fn snapshot(&self) -> Result<Snapshot, IndexError> {
-        let mut gather = Gather::default();
-        self.scan(|key, value| gather.take(key, value))?;
-        Ok(gather.finish(self.meta.position, self.meta.at))
-    }
-
-    fn scan(
-        &self,
-        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), IndexError>,
-    ) -> Result<(), IndexError> {
-        let mut digest = Digest::default();
-        for row in &*self.rows {
-            let (key, value) = row?;
-            if key != META {
-                digest.add(Digest::of(&key, &value));
-                visit(&key, &value)?;
-            }
+        let (mut gather, mut digest) = (Gather::default(), Digest::default());
+        for part in self.scan()? {
+            gather.join(part.gather);
+            digest.add(part.digest);
         }
         if digest != self.meta.digest {
             return Err(IndexError("its rows do not add up to its digest".into()));
         }
-        Ok(())
+        Ok(gather.finish(self.meta.position, self.meta.at))
+    }
+
+    /// Reads every row, on as many threads as there are cores.
+    fn scan(&self) -> Result<Vec<Part>, IndexError> {
+        let readers = thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX);
+        let edges = edges(readers);
+        thread::scope(|scope| {
+            let read = |from: &Option<Vec<u8>>, to: &Option<Vec<u8>>| {
+                let (from, to) = (from.clone(), to.clone());
+                scope.spawn(move || guarded(|| Part::read(&self.rows, (from, to))))
+            };
+            let pairs = edges.iter().zip(edges.iter().skip(1));
+            let readers: Vec<_> = pairs.map(|(from, to)| read(from, to)).collect();
+            let joined = readers.into_iter().map(|reader| {
+                reader.join().unwrap_or_else(|_panic| Err(IndexError("a reader panicked".into())))
+            });
+            joined.collect()
+        })
     }
 
     pub(crate) fn flush(&self) -> Result<(), IndexError> {
         self.rows.flush()?;
         Ok(())
     }
+}
+
+/// Rows that were read, and what they add up to.
+#[derive(Default)]
+struct Part {
+    gather: Gather,
+    digest: Digest,
+}
+
+impl Part {
+    fn read(
+        rows: &sled::Tree,
+        (from, to): (Option<Vec<u8>>, Option<Vec<u8>>),
+    ) -> Result<Self, IndexError> {
+        let from = from.map_or(Bound::Unbounded, Bound::Included);
+        let to = to.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut part = Self::default();
+        for row in rows.range::<Vec<u8>, _>((from, to)) {
+            let (key, value) = row?;
+            if key != META {
+                part.digest.add(Digest::of(&key, &value));
+                part.gather.take(&key, &value)?;
+            }
+        }
+        Ok(part)
+    }
+}
+
+/// Where `readers` parts of about the same number of rows begin and end: nearly all rows are those of
+/// tasks, whose names are spread evenly.
+fn edges(readers: usize) -> Vec<Option<Vec<u8>>> {
+    let within = (1..readers).filter_map(|at| u8::try_from(at * 256 / readers).ok());
+    let within = within.map(|start| Some(vec![b't', start]));
+    iter::once(None).chain(within).chain([None]).collect()
 }
 
 /// Changes that are about to be made, and what the rows look like with them.
@@ -369,7 +412,7 @@ fn open_rows(dir: &Path) -> Result<sled::Db, sled::Error> {
                 if tries_left > 0 && error.to_string().contains("could not acquire lock") =>
             {
                 tries_left -= 1;
-                std::thread::sleep(LOCK_PAUSE);
+                thread::sleep(LOCK_PAUSE);
             }
             opened => return opened,
         }

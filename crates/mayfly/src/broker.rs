@@ -22,7 +22,7 @@ use self::{
         with_applied_profiles,
     },
     ports::{Offer, Ports, Served},
-    sockets::keep_sockets,
+    sockets::{keep_sockets, sweep},
 };
 use crate::{
     clock::Clock,
@@ -182,10 +182,11 @@ impl Broker {
         let doors = Arc::new(Doors::default());
         let routes = services.routes();
         let sockets =
-            keep_sockets(seams.socket_orders, about.paths.clone(), Arc::clone(&doors), routes);
+            keep_sockets(seams.socket_work, about.paths.clone(), Arc::clone(&doors), routes);
         drop(running.tasks.spawn(sockets));
         // Tasks that were there before have their sockets again before anybody is told to come.
         seams.office.sockets_settled().await;
+        sweep(&about.paths, &doors);
         let office: Arc<dyn Office> = Arc::new(seams.office);
         let offices = Services::office_routes(&office)
             .map_err(|error| BrokerError::Services(error.to_string()))?;

@@ -115,21 +115,70 @@ impl LocalDesk {
         (epoch, move |ticket| Event::Met { ticket, caller, verdict, luck, wish })
     }
 
-    async fn serve_at_once(&self, evidence: &Evidence, wish: TokenWish) -> Result<AtOnce, Denial> {
+    async fn jwt_served(
+        &self,
+        evidence: &Evidence,
+        wish: TokenWish,
+    ) -> Result<AtOnce<JwtSvid>, Denial> {
         let TokenWish { spiffe_id, audience } = wish;
         let wish = || Wish {
             ask: Ask::Jwt { audience: audience.clone() },
             spiffe_id: spiffe_id.clone(),
             luck: u64::from_be_bytes(clock::luck()),
         };
+        match self.serve_at_once(evidence, wish).await? {
+            AtOnce::Served(held) => match *held {
+                (who, Signed::Jwt(svid)) => Ok(AtOnce::Served(Box::new((who, handed_over(svid))))),
+                (_, Signed::X509(_)) => Err(Denial::SigningFailed),
+            },
+            AtOnce::Introduced(found) => Ok(AtOnce::Introduced(found)),
+            AtOnce::Later => Ok(AtOnce::Later),
+        }
+    }
+
+    /// The first certificate of a task with a socket of its own. Who else asks for it meanwhile waits, as in
+    /// [`Self::shared_x509`].
+    async fn first_x509(&self, evidence: &Evidence) -> Result<AtOnce<X509Svid>, Denial> {
+        let Some(task) = evidence.caller.socket else { return Ok(AtOnce::Later) };
+        let shared = self.svids.of(task);
+        let refusals = shared.refusals();
+        let mut kept = shared.lock().await;
+        if kept.is_some() || shared.refusals() != refusals {
+            return Ok(AtOnce::Later);
+        }
+        let wish =
+            || Wish { ask: Ask::X509, spiffe_id: None, luck: u64::from_be_bytes(clock::luck()) };
+        let served = self.serve_at_once(evidence, wish).await.inspect_err(|denial| {
+            if *denial == Denial::Overloaded {
+                shared.turned_away();
+            }
+        });
+        match served? {
+            AtOnce::Served(held) => match *held {
+                (who, Signed::X509(svid)) => {
+                    let made = in_use(basis(&who), svid);
+                    let svid = made.svid.clone();
+                    *kept = Some(made);
+                    Ok(AtOnce::Served(Box::new((who, svid))))
+                }
+                (_, Signed::Jwt(_)) => Err(Denial::SigningFailed),
+            },
+            AtOnce::Introduced(found) => Ok(AtOnce::Introduced(found)),
+            AtOnce::Later => Ok(AtOnce::Later),
+        }
+    }
+
+    async fn serve_at_once(
+        &self,
+        evidence: &Evidence,
+        wish: impl Fn() -> Wish,
+    ) -> Result<AtOnce<Signed>, Denial> {
         for _ in 0..RECONSIDERATIONS_MAX {
             let (epoch, event) = self.met(evidence, &None, Some(wish()));
             match self.inbox.meet(event).await {
-                Ok(Met::Served(who, Signed::Jwt(svid))) => {
-                    let held = (introduced(*who, epoch), handed_over(svid));
-                    return Ok(AtOnce::Served(Box::new(held)));
+                Ok(Met::Served(who, signed)) => {
+                    return Ok(AtOnce::Served(Box::new((introduced(*who, epoch), signed))));
                 }
-                Ok(Met::Served(_, Signed::X509(_))) => return Err(Denial::SigningFailed),
                 Ok(Met::Introduced(found)) => {
                     let found = found.into_iter().map(|one| introduced(one, epoch));
                     return Ok(AtOnce::Introduced(found.collect()));
@@ -217,9 +266,7 @@ impl LocalDesk {
 
     async fn make_x509(&self, basis: Basis) -> Result<InUse, Denial> {
         match self.ask(basis, Ask::X509).await? {
-            Signed::X509(svid) => {
-                Ok(InUse { basis, authority: svid.authority.clone(), svid: handed_out(svid) })
-            }
+            Signed::X509(svid) => Ok(in_use(basis, svid)),
             Signed::Jwt(_) => Err(Denial::SigningFailed),
         }
     }
@@ -332,9 +379,14 @@ impl Desk for LocalDesk {
         Box::pin(async move { desk.shared_x509(basis).await })
     }
 
-    fn jwt_at_once(&self, evidence: Evidence, wish: TokenWish) -> Reply<AtOnce> {
+    fn jwt_at_once(&self, evidence: Evidence, wish: TokenWish) -> Reply<AtOnce<JwtSvid>> {
         let desk = self.clone();
-        Box::pin(async move { desk.serve_at_once(&evidence, wish).await })
+        Box::pin(async move { desk.jwt_served(&evidence, wish).await })
+    }
+
+    fn x509_at_once(&self, evidence: Evidence) -> Reply<AtOnce<X509Svid>> {
+        let desk = self.clone();
+        Box::pin(async move { desk.first_x509(&evidence).await })
     }
 
     fn jwt(&self, who: &Introduced, audience: Vec<String>) -> Reply<JwtSvid> {
@@ -368,6 +420,10 @@ impl Desk for LocalDesk {
 
 fn introduced(one: Introduction, epoch: PolicyEpoch) -> Introduced {
     Introduced { identity: one.identity, epoch, news: one.news }
+}
+
+fn in_use(basis: Basis, svid: mayfly_sign::X509Svid) -> InUse {
+    InUse { basis, authority: svid.authority.clone(), svid: handed_out(svid) }
 }
 
 fn handed_over(svid: mayfly_sign::JwtSvid) -> JwtSvid {

@@ -58,6 +58,19 @@ pub enum Met {
     Served(Box<Introduction>, Signed),
 }
 
+/// What is done with an acknowledgement, in the driver's turn: whoever wants to know how the task is with
+/// it need not ask again.
+pub struct Told(Box<dyn FnOnce(Acknowledged<'_>) + Send>);
+
+/// The registrar as it is then, and what it has acknowledged; or its No.
+type Acknowledged<'a> = Result<(&'a Registrar, TaskId, TaskVersion), No>;
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Told")
+    }
+}
+
 /// Who waits for the answer to a ticket.
 #[derive(Debug)]
 pub enum Waiter {
@@ -68,7 +81,7 @@ pub enum Waiter {
     /// For a credential.
     Credential(oneshot::Sender<Result<Signed, No>>),
     /// For an acknowledgement.
-    Acknowledgement(oneshot::Sender<Result<(TaskId, TaskVersion), No>>),
+    Acknowledgement(Told),
 }
 
 type Question = Box<dyn FnOnce(&Registrar) + Send>;
@@ -179,7 +192,27 @@ impl Inbox {
         &self,
         event: impl FnOnce(Ticket) -> Event,
     ) -> Result<(TaskId, TaskVersion), No> {
-        answer(self.call(event, Waiter::Acknowledgement)?).await
+        self.order_and(event, |_, task, version| (task, version)).await
+    }
+
+    /// The same, and what `look` sees in the turn in which it is acknowledged.
+    ///
+    /// # Errors
+    /// The registrar's No.
+    pub async fn order_and<T: Send + 'static>(
+        &self,
+        event: impl FnOnce(Ticket) -> Event,
+        look: impl FnOnce(&Registrar, TaskId, TaskVersion) -> T + Send + 'static,
+    ) -> Result<T, No> {
+        let told = |sender: oneshot::Sender<Result<T, No>>| {
+            Waiter::Acknowledgement(Told(Box::new(move |answer| {
+                let answer =
+                    answer.map(|(registrar, task, version)| look(registrar, task, version));
+                // A caller that left does not want to know any more.
+                drop(sender.send(answer));
+            })))
+        };
+        answer(self.call(event, told)?).await
     }
 
     /// Reads the registrar's state in the driver's turn.
@@ -382,7 +415,7 @@ impl<M: Means> Driver<M> {
             Some(Waiter::Introduction(waiter)) => drop(waiter.send(Err(no))),
             Some(Waiter::Meeting(waiter)) => drop(waiter.send(Err(no))),
             Some(Waiter::Credential(waiter)) => drop(waiter.send(Err(no))),
-            Some(Waiter::Acknowledgement(waiter)) => drop(waiter.send(Err(no))),
+            Some(Waiter::Acknowledgement(Told(told))) => told(Err(no)),
             None => {}
         }
     }
@@ -410,9 +443,9 @@ impl<M: Means> Driver<M> {
         Introduction { identity, news }
     }
 
-    fn acknowledge(&mut self, ticket: Ticket, answer: (TaskId, TaskVersion)) {
-        if let Some(Waiter::Acknowledgement(waiter)) = self.waiting.remove(&ticket) {
-            let _the_caller_may_have_left = waiter.send(Ok(answer));
+    fn acknowledge(&mut self, ticket: Ticket, (task, version): (TaskId, TaskVersion)) {
+        if let Some(Waiter::Acknowledgement(Told(told))) = self.waiting.remove(&ticket) {
+            told(Ok((&self.registrar, task, version)));
         }
     }
 

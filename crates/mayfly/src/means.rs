@@ -2,16 +2,19 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use mayfly_attest::Watcher;
 use mayfly_core::{Delta, Event, Finding, Grant, Holder, Record, Sequence, Serial, TaskId, Ticket};
 use mayfly_serve::feed::hub::Hub;
 use mayfly_store::{Committer, Store};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{driver::Message, measures::Commits, signers::Signers, svids::Svids};
+
+/// Orders for task sockets that wait to be carried out: after a restart, one per task that has one.
+const SOCKET_ORDERS_MAX: usize = mayfly_core::limits::TASKS_MAX;
 
 /// Carries out effects. Nothing here waits: what takes time answers through the driver's door.
 pub trait Means {
@@ -47,8 +50,58 @@ pub enum SocketOrder {
     Open(TaskId),
     /// Stop, and remove the file.
     Close(TaskId),
-    /// Say so when everything that was ordered before is done.
-    Report(oneshot::Sender<()>),
+}
+
+/// Orders for the tasks' own sockets, on the side of whoever gives them.
+#[derive(Debug)]
+pub struct SocketOrders {
+    orders: mpsc::Sender<SocketOrder>,
+    given: Arc<AtomicU64>,
+}
+
+/// The side of whoever carries them out.
+#[derive(Debug)]
+pub struct SocketWork {
+    /// What is to be done, in this order. Ends with whoever gives orders.
+    pub orders: mpsc::Receiver<SocketOrder>,
+    /// How many are done.
+    pub done: watch::Sender<u64>,
+}
+
+/// The side of whoever has to know how far it is.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    given: Arc<AtomicU64>,
+    done: watch::Receiver<u64>,
+}
+
+impl SocketOrders {
+    /// All three sides.
+    #[must_use]
+    pub fn new() -> (Self, SocketWork, Settled) {
+        let (sender, orders) = mpsc::channel(SOCKET_ORDERS_MAX);
+        let (done, seen) = watch::channel(0);
+        let given = Arc::<AtomicU64>::default();
+        let settled = Settled { given: Arc::clone(&given), done: seen };
+        (Self { orders: sender, given }, SocketWork { orders, done }, settled)
+    }
+
+    fn give(&self, order: SocketOrder) {
+        match self.orders.try_send(order) {
+            Ok(()) => drop(self.given.fetch_add(1, Ordering::Release)),
+            Err(lost) => tracing::error!(%lost, "too many orders for task sockets at once"),
+        }
+    }
+}
+
+impl Settled {
+    /// Waits until everything that was ordered so far is done.
+    pub async fn settled(&self) {
+        let given = self.given.load(Ordering::Acquire);
+        let mut done = self.done.clone();
+        // An error means that the broker is stopping, and nobody will need a socket.
+        let _stopping = done.wait_for(|done| *done >= given).await.is_err();
+    }
 }
 
 /// What tasks are or were held by. Looking at it costs something at each call, so it is looked at only
@@ -106,7 +159,7 @@ pub struct Machine {
     /// Wakes whoever signs revocation lists.
     pub crl: Arc<Notify>,
     /// Orders for the tasks' own sockets.
-    pub sockets: mpsc::Sender<SocketOrder>,
+    pub sockets: SocketOrders,
     /// What tasks are held by, so that it is worth looking at in callers.
     pub sought: Arc<Sought>,
     /// The certificates in use.
@@ -143,11 +196,11 @@ impl Means for Machine {
     }
 
     fn open_socket(&mut self, task: TaskId) {
-        self.order_socket(SocketOrder::Open(task));
+        self.sockets.give(SocketOrder::Open(task));
     }
 
     fn close_socket(&mut self, task: TaskId) {
-        self.order_socket(SocketOrder::Close(task));
+        self.sockets.give(SocketOrder::Close(task));
     }
 
     fn withdraw(&mut self, task: TaskId) {
@@ -163,13 +216,5 @@ impl Means for Machine {
     fn forget(&mut self, task: TaskId) {
         self.watcher.unwatch(task);
         self.store.forget(task);
-    }
-}
-
-impl Machine {
-    fn order_socket(&self, order: SocketOrder) {
-        if let Err(lost) = self.sockets.try_send(order) {
-            tracing::error!(%lost, "too many orders for task sockets at once");
-        }
     }
 }

@@ -7,8 +7,7 @@ use std::{
 
 use mayfly_attest::{Peer, Systemd};
 use mayfly_core::{
-    Act, Author, Denial, Record, Registrar, Sequence, Task, TaskId, TaskVersion, Timestamp,
-    TrustDomain,
+    Act, Author, Denial, Record, Registrar, Sequence, Task, TaskId, Timestamp, TrustDomain,
 };
 use mayfly_policy::Rights;
 use mayfly_serve::{
@@ -16,11 +15,11 @@ use mayfly_serve::{
     asking::{Asker, Bearer, Found, Object, Query, Watching},
     office::{
         Answer, Applied, AuthorityChange, AuthorityWish, BeginWish, Begun, Diagnosis, Edition,
-        Holdings, InventoryWish, Office, Order, Refusal, Report, Revoked, Target,
+        Holdings, InventoryWish, Office, Order, Refusal, Report, Revoked, Standing, Target,
     },
 };
 use mayfly_sign::AuthorityView;
-use tokio::sync::{RwLock, mpsc, oneshot, watch};
+use tokio::sync::{RwLock, mpsc, watch};
 
 use self::entitled::Notes;
 use crate::{
@@ -29,7 +28,7 @@ use crate::{
     desk::Policy,
     driver::{Inbox, No},
     keeper,
-    means::SocketOrder,
+    means::Settled,
     oidc::Issuer,
     paths::Paths,
 };
@@ -52,7 +51,7 @@ pub struct LocalOffice(Arc<Inner>);
 struct Inner {
     inbox: Inbox,
     /// Weak, because whoever carries out these orders ends when the driver does.
-    sockets: mpsc::WeakSender<SocketOrder>,
+    sockets: Settled,
     policy: Arc<Policy>,
     rights: Arc<Rights>,
     notes: Notes,
@@ -117,7 +116,7 @@ impl LocalOffice {
     /// An office in front of the driver behind `inbox`.
     #[must_use]
     pub fn new(
-        (inbox, sockets, clock): (Inbox, mpsc::WeakSender<SocketOrder>, Clock),
+        (inbox, sockets, clock): (Inbox, Settled, Clock),
         (policy, rights): (Arc<Policy>, Arc<Rights>),
         (eyes, near, systemd): (Arc<dyn Eyes>, Arc<dyn Eyes>, Systemd),
         (authorities, orders, board): Keys,
@@ -150,13 +149,7 @@ impl LocalOffice {
 
     /// Waits until everything that was ordered for the tasks' own sockets so far is done.
     pub async fn sockets_settled(&self) {
-        let (done, told) = oneshot::channel();
-        let Some(orders) = self.0.sockets.upgrade() else { return };
-        if orders.send(SocketOrder::Report(done)).await.is_ok() {
-            drop(orders);
-            // An error means that the broker is stopping, and nobody will need a socket.
-            drop(told.await);
-        }
+        self.0.sockets.settled().await;
     }
 
     async fn report(&self) -> Result<Report, Refusal> {
@@ -238,7 +231,7 @@ impl Office for LocalOffice {
         Box::pin(async move { Self::begin(&office, wish, author).await })
     }
 
-    fn order(&self, task: TaskId, order: Order, author: Author) -> Answer<TaskVersion> {
+    fn order(&self, task: TaskId, order: Order, author: Author) -> Answer<Standing> {
         let office = self.clone();
         Box::pin(async move { Self::order(&office, task, order, author).await })
     }

@@ -115,6 +115,12 @@ impl Paths {
         self.root.join("store").join("log")
     }
 
+    /// Where each task that has a socket has a folder.
+    #[must_use]
+    pub fn tasks(&self) -> &Path {
+        &self.tasks
+    }
+
     /// The socket of one task.
     #[must_use]
     pub fn task_socket(&self, task: TaskId) -> PathBuf {

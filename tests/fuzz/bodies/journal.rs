@@ -1,7 +1,11 @@
 //! The journal: what is read back was written, and damage to what was durable is never taken for a
 //! write that did not finish.
 
-use std::{fs, path::Path, sync::OnceLock};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use mayfly_audit::{Log, decode, encode, read, verify};
 use mayfly_core::{
@@ -165,7 +169,7 @@ fn began(task: TaskId) -> Fact {
     let process = ProcessKey { boot: [9; 16], inode: 10, pid: 11 };
     Fact::Began {
         task,
-        terms: std::sync::Arc::new(Terms {
+        terms: Arc::new(Terms {
             profile: "web".into(),
             path: "/web".into(),
             owner: "team:shop".into(),
@@ -186,7 +190,7 @@ fn began(task: TaskId) -> Fact {
         }),
         holder: Holder::Process(process),
         parent: Some(task),
-        mandate: Box::new(mandate()),
+        mandate: Arc::new(mandate()),
         deadline: Some(Timestamp(1_800_000_000_000)),
         lease: Some(Span(1_000)),
         declared: true,

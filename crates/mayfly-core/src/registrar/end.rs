@@ -2,7 +2,7 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use super::{After, Registrar, Timer, query::start_of};
+use super::{After, Registrar, Timer, keys::Keys};
 use crate::{
     event::{Closing, Denial, Effect},
     evidence::Holder,
@@ -13,6 +13,20 @@ use crate::{
     record::Fact,
     task::{Cause, State, Task},
 };
+
+/// What there is to do after a replay.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Who holds something that this process could be asked about.
+    pub(super) held: Vec<(TaskId, Holder)>,
+    /// Tasks that go on and have a socket of their own.
+    pub(super) sockets: Vec<TaskId>,
+    parents: Vec<TaskId>,
+    /// Alive below a task that is over.
+    orphans: Vec<TaskId>,
+    /// Free below a task that is suspended, by the task that was named then.
+    strays: Vec<(TaskId, TaskId)>,
+}
 
 impl Registrar {
     pub(super) fn end_asked(
@@ -292,7 +306,7 @@ impl Registrar {
         }
         if let Some(wish) = task.key {
             // After a replay the key may be a later task's already, and then this is not there.
-            self.keys.remove(&(start_of(&wish.key), id));
+            self.keys.remove(Keys::start_of(&wish.key), id);
         }
         self.tasks.remove(&id);
         if let Some(held) = self.holders.get_mut(&holder) {
@@ -317,42 +331,48 @@ impl Registrar {
         }
     }
 
-    /// Finishes what a crash has torn: the journal may end between a parent's record and those of its
-    /// children, which would leave them alive below a dead task, or free below a quarantined one.
-    pub(super) fn finish_cascades(&mut self) {
-        let state_above =
-            |task: &Task| task.parent.and_then(|id| self.tasks.get(&id)).map(|t| t.state);
-        let mut orphans = Vec::new();
-        let mut strays = Vec::new();
-        for task in self.tasks.values().filter(|task| !task.state.is_ended()) {
-            match state_above(task) {
-                Some(State::Ended { .. }) => orphans.push(task.id),
+    /// Looks once at every task: there may be a million, and each is a miss of every cache.
+    pub(super) fn found(&self) -> Found {
+        let mut found = Found::default();
+        for task in self.tasks.values() {
+            if !task.is_unheld() {
+                found.held.push((task.id, task.holder.clone()));
+            }
+            if !task.children.is_empty() {
+                found.parents.push(task.id);
+            }
+            if task.state.is_ended() {
+                continue;
+            }
+            if task.holder.owns_socket() {
+                found.sockets.push(task.id);
+            }
+            match task.parent.and_then(|id| self.tasks.get(&id)).map(|above| above.state) {
+                Some(State::Ended { .. }) => found.orphans.push(task.id),
                 Some(State::Quarantined { by }) if task.state == State::Active => {
-                    strays.push((task.id, by));
+                    found.strays.push((task.id, by));
                 }
                 Some(State::Quarantined { .. } | State::Active) | None => {}
             }
         }
-        for id in orphans {
-            self.end(id, Cause::ParentEnded);
+        found
+    }
+
+    /// Finishes what a crash has torn: the journal may end between a parent's record and those of its
+    /// children, which would leave them alive below a dead task, or free below a quarantined one.
+    pub(super) fn finish_cascades(&mut self, found: &Found) {
+        for id in &found.orphans {
+            self.end(*id, Cause::ParentEnded);
         }
-        let parents: Vec<_> = self.tasks.values().filter(|t| !t.children.is_empty()).collect();
-        let parents: Vec<_> = parents.into_iter().map(|task| task.id).collect();
-        for id in parents {
-            self.end_wider_children(id);
+        for id in &found.parents {
+            self.end_wider_children(*id);
         }
-        for (id, by) in strays {
+        for (id, by) in found.strays.iter().copied() {
             for id in self.subtree(id, |task| task.state == State::Active) {
                 let author = Author::default();
                 self.journal(Fact::Suspended { task: id, by, cause: None, author });
                 self.effects.push_back(Effect::Close { task: id, why: Closing::Suspended });
             }
         }
-    }
-
-    /// The tasks that hold something this process could be asked about after a restart.
-    pub(super) fn held(&self) -> Vec<(TaskId, Holder)> {
-        let held = self.tasks.values().filter(|task| !task.holder_gone);
-        held.map(|task| (task.id, task.holder.clone())).collect()
     }
 }

@@ -3,7 +3,7 @@
 
 use alloc::{collections::BTreeSet, sync::Arc, vec::Vec};
 
-use super::{Charter, Ground, Registrar, RevokedCertificate, Timer, query::start_of};
+use super::{Charter, Ground, Registrar, RevokedCertificate, Timer, keys::Keys};
 use crate::{
     event::Effect,
     evidence::Holder,
@@ -42,6 +42,7 @@ impl Registrar {
         journal: impl IntoIterator<Item = (Sequence, Record)>,
     ) -> Self {
         let mut registrar = Self::new(charter);
+        registrar.keys.defer();
         if let Some(snapshot) = snapshot {
             registrar.restore(snapshot);
         }
@@ -53,6 +54,9 @@ impl Registrar {
             registrar.last = sequence;
             registrar.replay_one(&record);
         }
+        let tasks = &registrar.tasks;
+        let wish = |id| tasks.get(&id).and_then(|task| task.key).map(|wish| wish.key);
+        registrar.keys.settle(|one, other| wish(one).is_some() && wish(one) == wish(other));
         registrar.durable = registrar.last;
         let position = Position { shard: registrar.charter.shard, sequence: registrar.last };
         registrar.set = reposition(&registrar.set, position);
@@ -120,11 +124,13 @@ impl Registrar {
     /// and the ends and quarantines that a crash has torn to be completed.
     #[must_use]
     pub fn reconcile(&mut self) -> Vec<(TaskId, Holder)> {
-        self.finish_cascades();
-        let open = self.tasks.values().filter(|task| !task.state.is_ended());
-        let open = open.filter(|task| task.holder.owns_socket()).map(|task| task.id);
+        let found = self.found();
+        self.finish_cascades(&found);
+        // What was torn has ended now.
+        let goes_on = |id: &TaskId| self.tasks.get(id).is_some_and(|task| !task.state.is_ended());
+        let open = found.sockets.into_iter().filter(goes_on);
         self.effects.extend(open.map(|task| Effect::OpenSocket { task }));
-        self.held()
+        found.held
     }
 
     pub(super) fn fold(&mut self, record: &Record) -> Outcome {
@@ -178,8 +184,9 @@ impl Registrar {
                 };
                 let old = task.version;
                 task.version = *version;
-                task.mandate.intent.clone_from(intent);
-                task.mandate.scope.clone_from(scope);
+                let mandate = Arc::make_mut(&mut task.mandate);
+                mandate.intent.clone_from(intent);
+                mandate.scope.clone_from(scope);
                 revoke(task, (record.at, Ground::Overtaken), |version| version <= old)
             }
             Fact::Transferred { task, owner } => {
@@ -203,28 +210,21 @@ impl Registrar {
             return Outcome::default();
         };
         let Fact::Began { mandate, key, .. } = &record.fact else { return Outcome::default() };
-        let Ok(spiffe_id) = self.spiffe_id(terms, *id) else {
-            return Outcome::default();
-        };
         let above = parent.and_then(|parent| self.tasks.get(&parent));
-        let actors = above.map_or_else(Vec::new, |parent| {
-            [parent.spiffe_id.clone()].into_iter().chain(parent.actors.iter().cloned()).collect()
-        });
         let task = Task {
             id: *id,
             version: TaskVersion(1),
             terms: self.shared.of(terms),
-            spiffe_id,
+            domain: self.charter.trust_domain.clone(),
             holder: holder.clone(),
             declared: *declared,
-            mandate: mandate.clone(),
+            mandate: Arc::clone(mandate),
             spent: Spent::default(),
             attempts: 0,
             key: *key,
             parent: *parent,
             root: above.map_or(*id, |parent| parent.root),
             depth: above.map_or(0, |parent| parent.depth + 1),
-            actors,
             begun_at: record.at,
             deadline: *deadline,
             lease: *lease,
@@ -246,10 +246,11 @@ impl Registrar {
             }
         }
         if let Some(wish) = key {
-            if let Some(before) = self.begun_by(&wish.key) {
-                self.keys.remove(&(start_of(&wish.key), before));
-            }
-            self.keys.insert((start_of(&wish.key), *id));
+            let same = |before| {
+                let before = self.tasks.get(&before).and_then(|task| task.key);
+                before.is_some_and(|before| before.key == wish.key)
+            };
+            self.keys.insert(Keys::start_of(&wish.key), *id, same);
         }
         if !holder.is_nobody() {
             // The newest first: a holder that begins a second task means that one.
@@ -375,6 +376,6 @@ fn reposition(set: &RevocationSet, position: Position) -> RevocationSet {
 }
 
 /// The minute in which a rate is counted.
-pub(super) const fn minute_of(at: Timestamp) -> u64 {
-    at.seconds() / 60
+pub(super) fn minute_of(at: Timestamp) -> u32 {
+    u32::try_from(at.seconds() / 60).unwrap_or(u32::MAX)
 }

@@ -56,6 +56,7 @@ impl Registrar {
         active(task, version)?;
         let count = self.count(task)?;
         let max = self.not_after_max(task);
+        let actors = self.actors_of(id).collect();
         let task = self.tasks.get_mut(&id).ok_or(Denial::TaskUnknown)?;
         forget_expired(task, now);
         if task.credentials.len() >= limits::CREDENTIALS_PER_TASK_MAX {
@@ -73,7 +74,7 @@ impl Registrar {
         let grant = Grant {
             kind,
             serial,
-            spiffe_id: task.spiffe_id.clone(),
+            spiffe_id: task.spiffe_id(),
             not_before: now.minus(limits::BACKDATE).floor_to_second(),
             not_after,
             audience: ask.audience(),
@@ -84,7 +85,7 @@ impl Registrar {
                 root: task.root,
                 depth: task.depth,
             },
-            actors: task.actors.clone(),
+            actors,
         };
         self.signing.insert(ticket, Signing { task: id, version, serial });
         let fact = Fact::Promised { task: id, version, kind, serial, not_after, count };
@@ -176,11 +177,15 @@ impl Registrar {
                 self.journal(Fact::Transferred { task, owner: new.clone() });
             }
         }
-        for id in self.live_where(|task| gone.contains(&task.terms.profile)) {
-            self.end(id, Cause::PolicyChange);
+        if !gone.is_empty() {
+            for id in self.live_where(|task| gone.contains(&task.terms.profile)) {
+                self.end(id, Cause::PolicyChange);
+            }
         }
-        for id in self.live_where(|task| left.contains(&task.terms.owner)) {
-            self.end(id, Cause::OwnerRemoved);
+        if !left.is_empty() {
+            for id in self.live_where(|task| left.contains(&task.terms.owner)) {
+                self.end(id, Cause::OwnerRemoved);
+            }
         }
     }
 

@@ -1,12 +1,12 @@
 //! First contact: which tasks a caller stands for, and new tasks, met or declared.
 
-use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use alloc::{sync::Arc, vec::Vec};
 
 use super::{After, Registrar, Timer};
 use crate::{
     event::{Basis, Begin, Denial, Effect, Identity, Verdict, Wish},
     evidence::{Caller, Holder},
-    id::{SpiffeId, TaskId, TaskVersion, Ticket},
+    id::{TaskId, TaskVersion, Ticket},
     limits,
     record::Fact,
     task::{Binding, State, Task, Terms},
@@ -140,7 +140,7 @@ impl Registrar {
         self.tasks.get(&id).map(|task| Identity {
             task: id,
             version: task.version,
-            spiffe_id: task.spiffe_id.clone(),
+            spiffe_id: task.spiffe_id(),
             hint: task.terms.hint.clone(),
             federates_with: task.terms.federates_with.clone(),
         })
@@ -180,7 +180,7 @@ impl Registrar {
             terms: Arc::new(terms),
             holder: holder.clone(),
             parent,
-            mandate: Box::new(mandate),
+            mandate: Arc::new(mandate),
             deadline,
             lease,
             declared,
@@ -189,8 +189,10 @@ impl Registrar {
         };
         let version = TaskVersion(1);
         let answer = ticket.map(|ticket| After::Acknowledge { ticket, task: id, version });
-        let socket = holder.owns_socket().then_some(After::OpenSocket { task: id });
-        self.journal_then(fact, socket.into_iter().chain(answer));
+        self.journal_then(fact, answer);
+        // A socket is not yet a Yes: whoever comes in gets nothing that does not wait for the record.
+        let socket = holder.owns_socket().then_some(Effect::OpenSocket { task: id });
+        self.effects.extend(socket);
         self.effects.push_back(Effect::Watch { task: id, holder });
         Ok(())
     }
@@ -206,7 +208,8 @@ impl Registrar {
         if owner.trim().is_empty() || owner.len() > limits::OWNER_BYTES_MAX {
             return Err(Denial::Malformed);
         }
-        self.spiffe_id(&begin.terms, id)?;
+        let named = begin.terms.spiffe_id(&self.charter.trust_domain, id);
+        named.map_err(|_named_by_denial| Denial::Malformed)?;
         let lease_fits = |lease| (limits::LEASE_MIN..=limits::LEASE_MAX).contains(&lease);
         if begin.lease.is_some_and(|lease| !lease_fits(lease)) {
             return Err(Denial::LeaseOutOfRange);
@@ -240,17 +243,6 @@ impl Registrar {
         let mut held = held.filter_map(|id| self.tasks.get(id));
         let taken = held.any(|t| !t.state.is_ended() && t.terms.profile == begin.terms.profile);
         if taken { Err(Denial::HolderTaken) } else { Ok(()) }
-    }
-
-    /// The SPIFFE ID of a task: its profile's path, and its own name unless peers match exactly.
-    pub(super) fn spiffe_id(&self, terms: &Terms, id: TaskId) -> Result<SpiffeId, Denial> {
-        let path = if terms.stable_identity {
-            terms.path.clone()
-        } else {
-            alloc::format!("{}/task/{id}", terms.path)
-        };
-        SpiffeId::new(&self.charter.trust_domain, &path)
-            .map_err(|_named_by_denial| Denial::Malformed)
     }
 
     pub(super) fn timer_fired(&mut self, timer: Timer, id: TaskId) {

@@ -3,11 +3,11 @@
 use alloc::{collections::BTreeMap, vec::Vec};
 use core::ops::Bound;
 
-use super::Registrar;
+use super::{Registrar, keys::Keys};
 use crate::{
     event::Denial,
     evidence::{Caller, Holder},
-    id::{PolicyEpoch, Sequence, TaskId, TaskVersion},
+    id::{PolicyEpoch, Sequence, SpiffeId, TaskId, TaskVersion},
     ledger::{Credential, Serial, Window},
     limits,
     mandate::RequestKey,
@@ -83,6 +83,11 @@ impl Registrar {
         core::iter::successors(self.tasks.get(&id), above)
     }
 
+    /// The SPIFFE IDs of those above a task, the nearest first. They are remembered for as long as it is.
+    pub fn actors_of(&self, id: TaskId) -> impl Iterator<Item = SpiffeId> {
+        self.line_of(id).skip(1).map(Task::spiffe_id)
+    }
+
     /// The tasks that `caller` stands for and that are not over: those begun by name for the innermost
     /// thing that holds it, else those under which it was met.
     #[must_use]
@@ -107,11 +112,8 @@ impl Registrar {
 
     /// The task that was begun by the wish of this key.
     pub(super) fn begun_by(&self, key: &[u8; 32]) -> Option<TaskId> {
-        let start = start_of(key);
-        let (first, last) = (TaskId::from_bytes([0; 16]), TaskId::from_bytes([u8::MAX; 16]));
-        let alike = self.keys.range((start, first)..=(start, last)).map(|(_, id)| *id);
         let is_its = |task: &Task| task.key.is_some_and(|wish| wish.key == *key);
-        alike.into_iter().find(|id| self.tasks.get(id).is_some_and(is_its))
+        self.keys.of(Keys::start_of(key)).find(|id| self.tasks.get(id).is_some_and(is_its))
     }
 
     /// Whether a credential still stands: as of every No that was heard, and every Yes that is durable.
@@ -242,10 +244,4 @@ impl Registrar {
                 .collect(),
         }
     }
-}
-
-/// What a wish's key is looked for by. Its task knows the whole of it, and a million keys are worth a
-/// moment of looking twice.
-pub(super) fn start_of(key: &[u8; 32]) -> [u8; 8] {
-    key.first_chunk().copied().unwrap_or_default()
 }

@@ -20,7 +20,8 @@ impl SharedTerms {
             self.0.insert(terms.profile.clone(), [Arc::clone(terms)].into());
             return Arc::clone(terms);
         };
-        if let Some(same) = known.iter().rev().find(|one| *one == terms) {
+        let is_same = |one: &&Arc<Terms>| Arc::ptr_eq(one, terms) || *one == terms;
+        if let Some(same) = known.iter().rev().find(is_same) {
             return Arc::clone(same);
         }
         known.retain(|one| Arc::strong_count(one) > 1);

@@ -283,8 +283,9 @@ fn r38_the_line_of_actors_is_the_line_of_parents() {
     for at in 1..=u128::from(limits::DEPTH_MAX) {
         bench.begin(task(at), begin(Some(task(at - 1))));
         let own = bench.registrar.task(task(at)).expect("within the bound");
-        let above: Vec<_> = line(&bench, task(at)).skip(1).map(|up| up.spiffe_id.clone()).collect();
-        assert_eq!(own.actors, above);
+        let above: Vec<_> = line(&bench, task(at)).skip(1).map(Task::spiffe_id).collect();
+        let actors: Vec<_> = bench.registrar.actors_of(task(at)).collect();
+        assert_eq!(actors, above);
         assert_eq!((own.root, u128::from(own.depth)), (task(0), at));
     }
     let deepest = u128::from(limits::DEPTH_MAX);

@@ -1,6 +1,9 @@
 //! The deciding part: registrar and driver with their means, and the desk and office in front of them.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError},
+};
 
 use mayfly_attest::{CollectOptions, Collector, Engine, Systemd, Watcher};
 use mayfly_core::{Event, Registrar, Shard, Span, TrustDomain, registrar::Charter};
@@ -27,11 +30,11 @@ use crate::{
     driver::{Driver, Inbox, Message},
     federation::{Federations, Poller},
     keeper::{self, Keeper, Signed},
-    means::{Machine, SocketOrder, Sought},
+    means::{Machine, Settled, SocketOrders, SocketWork, Sought},
     measures::{self, Commits},
     office::{
         About, LocalOffice,
-        policy::{changed, owners_of_live_tasks, vanished_profiles},
+        policy::{changed, in_force},
     },
     oidc::{Issuer, SeenFile},
     pipelines::LocalPipelines,
@@ -45,8 +48,6 @@ use crate::{
 const EYES_MAX: usize = 1_000_000;
 /// What was seen and waits for the driver.
 const SIGHTINGS_MAX: usize = 4096;
-/// Orders for task sockets that wait to be carried out: after a restart, one per task that has one.
-const SOCKET_ORDERS_MAX: usize = mayfly_core::limits::TASKS_MAX;
 /// Leaf keys made ahead, and how old they may get.
 const POOL_MAX: usize = 256;
 const POOL_AGE_MAX: Span = Span::from_secs(600);
@@ -62,8 +63,8 @@ pub(super) struct Inner {
     feed: Arc<Hub>,
     bundles: watch::Sender<Arc<Bundles>>,
     board: Arc<Board>,
-    sockets: mpsc::WeakSender<SocketOrder>,
-    socket_orders: mpsc::Receiver<SocketOrder>,
+    sockets: Settled,
+    socket_work: SocketWork,
 }
 
 /// What the sockets are served with.
@@ -71,7 +72,7 @@ pub(super) struct Seams {
     pub(super) desk: LocalDesk,
     pub(super) office: LocalOffice,
     pub(super) eyes: Arc<dyn Eyes>,
-    pub(super) socket_orders: mpsc::Receiver<SocketOrder>,
+    pub(super) socket_work: SocketWork,
     pub(super) workload_mode: u32,
     pub(super) pages: Routes,
     pub(super) inbox: Inbox,
@@ -94,21 +95,21 @@ impl Inner {
         };
         let mut registrar = Registrar::replay(charter, Some(opened.snapshot), []);
         let revoked = registrar.revocations().clone();
-        let gone = vanished_profiles(&registrar, &config.profiles);
-        let held = owners_of_live_tasks(&registrar);
-        let left = config.profiles.left_of(held.iter().map(String::as_str));
-        registrar.handle(now, changed(&config.profiles, gone, left));
+        let held = in_force(&registrar);
+        let gone = held.iter().filter(|(profile, _)| config.profiles.find(profile).is_none());
+        let gone: BTreeSet<_> = gone.map(|(profile, _)| profile.clone()).collect();
+        let left = config.profiles.left_of(held.iter().map(|(_, owner)| owner.as_str()));
+        registrar.handle(now, changed(&config.profiles, gone.into_iter().collect(), left));
         let systemd = Systemd::new(config.dbus.clone());
         let asking = running.stop.clone().run_until_cancelled_owned(systemd.clone().run());
         drop(running.tasks.spawn(asking));
         let (watcher, sightings) = Watcher::new(EYES_MAX, SIGHTINGS_MAX);
         let engine = config.engine.clone().map(Engine::new);
         let watcher = watcher.with_systemd(systemd.clone()).with_engine(engine);
-        let watcher = reconcile(&mut registrar, watcher, now);
+        let sought = Arc::new(Sought::default());
+        let watcher = reconcile(&mut registrar, (watcher, &sought), now);
         let version = env!("CARGO_PKG_VERSION").to_owned();
         registrar.handle(now, Event::NoteAsked { what: "started".to_owned(), detail: version });
-        let sought = Arc::new(Sought::default());
-        registrar.tasks().for_each(|task| sought.note(&task.holder));
 
         let (inbox, messages) = Inbox::open();
         let pool = KeyPool::new(POOL_MAX, POOL_AGE_MAX);
@@ -125,8 +126,7 @@ impl Inner {
         measures::begin();
         let commits = Commits::default();
         let feed = feed(revoked, seal, clock);
-        let (orders, socket_orders) = mpsc::channel(SOCKET_ORDERS_MAX);
-        let sockets = orders.downgrade();
+        let (orders, socket_work, sockets) = SocketOrders::new();
         let means = Machine {
             committer: start_committer(opened.journal, &inbox, commits.clone())?,
             commits,
@@ -154,7 +154,7 @@ impl Inner {
             bundles,
             board,
             sockets,
-            socket_orders,
+            socket_work,
         })
     }
 
@@ -223,7 +223,7 @@ impl Inner {
             pages: http::router(published_seen, Arc::new(witness)).into(),
             eyes: near,
             desk,
-            socket_orders: self.socket_orders,
+            socket_work: self.socket_work,
             workload_mode: config.workload_mode,
             inbox: self.inbox,
             policy,

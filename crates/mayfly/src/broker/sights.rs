@@ -13,10 +13,11 @@ use crate::{clock::Clock, desk::Policy, driver::Inbox, means::Sought};
 /// Watches every holder that is alive, and ends the tasks of those that died while nobody looked.
 pub(super) fn reconcile(
     registrar: &mut Registrar,
-    mut watcher: Watcher,
+    (mut watcher, sought): (Watcher, &Sought),
     now: Timestamp,
 ) -> Watcher {
     for (task, holder) in registrar.reconcile() {
+        sought.note(&holder);
         let event = match mayfly_attest::is_alive(&holder) {
             Ok(true) => {
                 watcher.watch(task, holder, None).err().map(|_blind| Event::WatcherBlinded { task })

@@ -2,15 +2,18 @@
 
 use std::{path::Path, sync::Arc};
 
+use mayfly_core::TaskId;
 use mayfly_serve::{Doors, Listener};
-use tokio::sync::mpsc;
 use tonic::service::Routes;
 
-use crate::{means::SocketOrder, paths::Paths};
+use crate::{
+    means::{SocketOrder, SocketWork},
+    paths::Paths,
+};
 
 /// Opens and closes the tasks' own sockets, in the order in which it was told to.
 pub(super) async fn keep_sockets(
-    mut orders: mpsc::Receiver<SocketOrder>,
+    SocketWork { mut orders, done }: SocketWork,
     paths: Paths,
     doors: Arc<Doors>,
     routes: Routes,
@@ -25,13 +28,22 @@ pub(super) async fn keep_sockets(
                     Err(error) => tracing::error!(%task, %error, "the task has no socket"),
                 }
             }
-            // Whoever asked may have left.
-            SocketOrder::Report(done) => drop(done.send(())),
             SocketOrder::Close(task) => {
                 doors.close(task);
                 remove(&paths.task_socket(task));
             }
         }
+        done.send_modify(|done| *done += 1);
+    }
+}
+
+/// Removes what another run has left of tasks that have no socket: they ended, or never came to be on disk.
+pub(super) fn sweep(paths: &Paths, doors: &Doors) {
+    let Ok(entries) = std::fs::read_dir(paths.tasks()) else { return };
+    let names = entries.flatten().map(|entry| entry.file_name());
+    let tasks = names.filter_map(|name| TaskId::parse(name.to_str()?).ok());
+    for task in tasks.filter(|task| !doors.is_open(*task)) {
+        remove(&paths.task_socket(task));
     }
 }
 

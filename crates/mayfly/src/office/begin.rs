@@ -1,8 +1,13 @@
 //! Beginning a task by name: what is asked before the registrar is.
 
-use mayfly_core::{Author, Begin, Denial, Event, Holder, Registrar, TaskId, TaskVersion, Ticket};
+use std::path::PathBuf;
+
+use mayfly_core::{
+    Author, Begin, Denial, Event, Holder, Registrar, SpiffeId, Task, TaskId, TaskVersion, Ticket,
+    Timestamp,
+};
 use mayfly_policy::Profiles;
-use mayfly_serve::office::{BeginWish, Begun, Order, Refusal};
+use mayfly_serve::office::{BeginWish, Begun, Order, Refusal, Standing};
 
 use super::{
     LocalOffice,
@@ -10,6 +15,45 @@ use super::{
     holder, refusal,
 };
 use crate::{clock, driver::No};
+
+/// Which socket is for a task's workload.
+#[derive(Clone, Copy, Debug)]
+enum Meets {
+    Nowhere,
+    AtItsOwn,
+    WithAll,
+}
+
+/// How a task is when it has begun.
+#[derive(Debug)]
+struct Start {
+    task: TaskId,
+    version: TaskVersion,
+    spiffe_id: SpiffeId,
+    meets: Meets,
+    deadline: Option<Timestamp>,
+    lease_until: Option<Timestamp>,
+}
+
+impl Start {
+    fn of(task: &Task) -> Self {
+        let meets = if task.holder == Holder::Job {
+            Meets::Nowhere
+        } else if task.holder.owns_socket() {
+            Meets::AtItsOwn
+        } else {
+            Meets::WithAll
+        };
+        Self {
+            task: task.id,
+            version: task.version,
+            spiffe_id: task.spiffe_id(),
+            meets,
+            deadline: task.deadline,
+            lease_until: task.lease_until,
+        }
+    }
+}
 
 impl LocalOffice {
     pub(super) async fn begin(&self, wish: BeginWish, author: Author) -> Result<Begun, Refusal> {
@@ -52,8 +96,8 @@ impl LocalOffice {
         };
         let luck = clock::task_id();
         let asked = |ticket| Event::BeginAsked { ticket, begin, luck };
-        match self.0.inbox.order(asked).await {
-            Ok((task, _)) => self.begun(task).await,
+        match self.0.inbox.order_and(asked, |r, id, _| r.task(id).map(Start::of)).await {
+            Ok(start) => self.begun(start.ok_or(Denial::TaskEnded)?).await,
             Err(No::Denied(denial)) => Err(self.explain_begin(denial, &sketch).await),
             Err(no @ No::Reconsider) => Err(no.into()),
         }
@@ -64,7 +108,7 @@ impl LocalOffice {
         task: TaskId,
         order: Order,
         author: Author,
-    ) -> Result<TaskVersion, Refusal> {
+    ) -> Result<Standing, Refusal> {
         let told = match &order {
             Order::Amend(amendment) => Some(amendment.clone()),
             Order::End(_) | Order::Heartbeat | Order::Quarantine | Order::Release => None,
@@ -76,8 +120,12 @@ impl LocalOffice {
             Order::Quarantine => Event::QuarantineAsked { ticket, task, author },
             Order::Release => Event::ReleaseAsked { ticket, task, author },
         };
-        match self.0.inbox.order(event).await {
-            Ok((_, version)) => Ok(version),
+        let look = move |registrar: &Registrar, task, version| {
+            let task = registrar.task(task)?;
+            Some(Standing { version, state: task.state, lease_until: task.lease_until })
+        };
+        match self.0.inbox.order_and(event, look).await {
+            Ok(standing) => Ok(standing.ok_or(Denial::TaskUnknown)?),
             Err(No::Denied(denial)) => Err(self.explain_order(denial, task, told).await),
             Err(no @ No::Reconsider) => Err(no.into()),
         }
@@ -93,34 +141,26 @@ impl LocalOffice {
         let Some(told) = told else { return Ok(None) };
         let (task, _) = told?;
         self.0.board.durable(position).await?;
-        self.begun(task).await.map(Some)
+        let start = move |registrar: &Registrar| registrar.task(task).map(Start::of);
+        // A task can end in the instant after it began, but it is remembered for longer than that.
+        let start = self.0.inbox.read(start).await?.ok_or(Denial::TaskUnknown)?;
+        self.begun(start).await.map(Some)
     }
 
-    async fn begun(&self, id: TaskId) -> Result<Begun, Refusal> {
-        // A task can end in the instant after it began, but it is remembered for longer than that.
-        let task = self.look(id).await?;
-        let own_socket = task.holder.owns_socket();
-        if own_socket {
-            // Its workload is started with this answer, and finds the socket there.
-            self.sockets_settled().await;
-        }
+    async fn begun(&self, start: Start) -> Result<Begun, Refusal> {
         let about = &self.0.about;
-        let shared = || about.workload_socket.clone();
-        Ok(Begun {
-            task: id,
-            version: task.version,
-            spiffe_id: task.spiffe_id,
+        let socket = match start.meets {
             // Nobody can be a job's workload.
-            socket: if task.holder == Holder::Job {
-                std::path::PathBuf::new()
-            } else if own_socket {
-                about.paths.task_socket(id)
-            } else {
-                shared()
-            },
-            deadline: task.deadline,
-            lease_until: task.lease_until,
-        })
+            Meets::Nowhere => PathBuf::new(),
+            Meets::AtItsOwn => {
+                // Its workload is started with this answer, and finds the socket there.
+                self.sockets_settled().await;
+                about.paths.task_socket(start.task)
+            }
+            Meets::WithAll => about.workload_socket.clone(),
+        };
+        let Start { task, version, spiffe_id, deadline, lease_until, .. } = start;
+        Ok(Begun { task, version, spiffe_id, socket, deadline, lease_until })
     }
 
     /// Whether the profiles in force still let the tasks above have such a child (R40): those tasks began

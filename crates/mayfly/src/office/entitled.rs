@@ -208,7 +208,7 @@ impl LocalOffice {
             let question = move |registrar: &Registrar| {
                 let task = registrar.task(task).filter(|task| !task.state.is_ended());
                 // A name that several tasks share says of none that it is this one.
-                task.is_some_and(|task| task.spiffe_id == id && !task.terms.stable_identity)
+                task.is_some_and(|task| task.spiffe_id() == id && !task.terms.stable_identity)
             };
             let own = self.0.inbox.read(question).await?;
             return Ok(own.then_some(task).into_iter().collect());

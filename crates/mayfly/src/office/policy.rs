@@ -20,15 +20,15 @@ impl LocalOffice {
         let profiles = config::parse_profiles(&text, &office.about.trust_domain, epoch)
             .map_err(|error| refusal(Denial::Malformed, error.to_string()))?;
         self.check_ttls(&profiles)?;
-        let held = self.0.inbox.read(owners_of_live_tasks).await?;
+        let held = self.0.inbox.read(in_force).await?;
         // Kept before it counts: a profile that was taken away must not come back with a restart.
         let kept = write_private(&office.about.paths.applied_profiles(), text.as_bytes());
         kept.map_err(|error| {
             refusal(Denial::JournalFailed, format!("the profiles could not be kept: {error}"))
         })?;
         let gone = profiles.gone_since(&old);
-        let left =
-            profiles.left_of(old.owners().into_iter().chain(held.iter().map(String::as_str)));
+        let left = profiles
+            .left_of(old.owners().into_iter().chain(held.iter().map(|(_, owner)| owner.as_str())));
         let differences = profiles.diff(&old).iter().map(ToString::to_string).collect();
         let names = profiles.names().collect::<Vec<_>>().join(" ");
         // The registrar hears of the new edition before the first verdict rests on it; verdicts of the
@@ -102,19 +102,16 @@ pub(crate) fn changed(profiles: &Profiles, gone: Vec<String>, left: Vec<String>)
     Event::PolicyChanged { epoch: profiles.epoch(), gone, left, transfers: transfers.collect() }
 }
 
-/// Who is accountable for something that goes on. The broker answers for itself.
-pub(crate) fn owners_of_live_tasks(registrar: &Registrar) -> BTreeSet<String> {
+/// The profiles of what goes on, and who is accountable for it. The broker answers for itself: its own
+/// stands in no edition and ends with its process, like that of the last run.
+pub(crate) fn in_force(registrar: &Registrar) -> BTreeSet<(String, String)> {
     let live = registrar.tasks().filter(|task| !task.state.is_ended());
-    let live = live.filter(|task| task.terms.profile != mayfly_policy::own::PROFILE);
-    live.map(|task| task.terms.owner.clone()).collect()
-}
-
-/// Profiles of live tasks that an edition does not have.
-pub(crate) fn vanished_profiles(registrar: &Registrar, profiles: &Profiles) -> Vec<String> {
-    let live = registrar.tasks().filter(|task| !task.state.is_ended());
-    let names = live.map(|task| &task.terms.profile);
-    // The broker's own stands in no edition and ends with its process, like the one of the last run.
-    let names = names.filter(|name| *name != mayfly_policy::own::PROFILE);
-    let gone: BTreeSet<_> = names.filter(|name| profiles.find(name).is_none()).cloned().collect();
-    gone.into_iter().collect()
+    // A million tasks have few terms, and most have those of the one before.
+    let terms = live.map(|task| &task.terms).scan(None, |before, terms| {
+        let is_same = before.replace(terms).is_some_and(|before| Arc::ptr_eq(before, terms));
+        Some((!is_same).then_some(terms))
+    });
+    let pairs: BTreeSet<_> = terms.flatten().map(|terms| (&terms.profile, &terms.owner)).collect();
+    let pairs = pairs.into_iter().filter(|(profile, _)| *profile != mayfly_policy::own::PROFILE);
+    pairs.map(|(profile, owner)| (profile.clone(), owner.clone())).collect()
 }
