@@ -50,6 +50,15 @@ fn main() -> Result<(), Fault> {
     core.tell();
     path.tell();
     say(&format!("  one raw signature took {:.1} us", raw.typical_us()));
+    // The same transport with everything ready, and what has to be signed: attestation, decision, disk and
+    // sockets would cost nothing.
+    let jwt_floor = path.median("floor_call") + core.median("jwt");
+    let signed = core.median("keyed") + core.median("lint");
+    let life_floor = path.median("floor_visit") + 2.0 * path.median("floor_call") + signed;
+    say(&format!("  below which nothing behind this transport comes: a token {jwt_floor:.2}"));
+    say(&format!(
+        "  … a life, which is a connection, two calls, a key and a signature {life_floor:.2}"
+    ));
     latencies.tell();
     floor.tell();
     foreign.tell();
@@ -62,6 +71,8 @@ fn main() -> Result<(), Fault> {
         ("life_ratio".into(), path.median("life")),
         ("floor_call_ratio".into(), path.median("floor_call")),
         ("floor_visit_ratio".into(), path.median("floor_visit")),
+        ("jwt_floor_ratio".into(), jwt_floor),
+        ("life_floor_ratio".into(), life_floor),
     ]);
     Ok(())
 }

@@ -2,7 +2,8 @@
 //!
 //! `cargo bench -p mayfly --bench scale` measures; add `--profile dev` and `-- --quick` for a smoke run.
 //! One broker is filled to a thousand, ten thousand, a hundred thousand and a million tasks, which are jobs:
-//! the only tasks that cost no descriptor. At each number the same is measured among them. `MAYFLY_BENCH_TASKS`
+//! the only tasks that cost no descriptor. At each number the same is measured among them; the ratios of the
+//! last to the first come from two brokers by turns. `MAYFLY_BENCH_TASKS`
 //! sets the last number, `MAYFLY_BENCH_TASKS_FIRST` the first, `MAYFLY_BENCH_PROGRAM` names another build. `benches/README.md` says what is in each
 //! figure. The last line is one JSON object.
 
@@ -18,6 +19,8 @@ mod series;
 mod crowd;
 #[path = "scale/many.rs"]
 mod many;
+#[path = "scale/pair.rs"]
+mod pair;
 #[path = "scale/step.rs"]
 mod step;
 
@@ -73,20 +76,25 @@ async fn measure_all(dir: &Path, sizes: &[usize]) -> Result<Vec<(String, f64)>, 
         alive = *size;
         steps.push(Step::measure(&mut broker, (alive, empty)).await?);
     }
-    broker.close().await?;
-    let (Some(small), Some(large)) = (steps.first(), steps.last()) else {
+    let (Some(first), Some(large)) = (sizes.first(), steps.last()) else {
         return Err("no number of tasks to measure at".into());
     };
+    let few = Broker::open(&dir.join("few"), CONFIGURATION).await?;
+    step::fill(&few, 0..*first).await?;
+    broker.quiet().await?;
+    let pair = pair::measure(&few, &broker).await?;
+    few.close().await?;
+    broker.close().await?;
     step::grow(&steps);
     let mut figures: Vec<(&str, f64)> = vec![
         ("tasks", float(large.tasks)),
-        ("tasks_1m_throughput_ratio", large.per_second / small.per_second),
-        ("tasks_1m_cpu_ratio", large.life_ms / small.life_ms),
-        ("fetch_1m_cpu_ratio", large.fetch_ms / small.fetch_ms),
+        ("tasks_1m_throughput_ratio", pair.throughput),
+        ("tasks_1m_cpu_ratio", pair.life),
+        ("fetch_1m_cpu_ratio", pair.fetch),
         ("task_memory_bytes", large.bytes),
         ("task_memory_after_restart_bytes", large.bytes_after),
         ("restart_1m_s", large.killed_s.max(large.stopped_s)),
-        ("end_1m_ratio", large.end_ms / small.end_ms),
+        ("end_1m_ratio", pair.end),
     ];
     figures.push(("end_10k_credentials_ratio", ratio.cpu));
     figures.push(("end_10k_credentials_wait_ratio", ratio.wait));

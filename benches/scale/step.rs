@@ -151,7 +151,7 @@ async fn begin_jobs(
 }
 
 /// Jobs that begin and end among the others: how many a second, and what each costs.
-async fn live(
+pub(crate) async fn live(
     broker: &Broker,
     tasks: &TasksClient<Channel>,
     key: &str,
@@ -172,7 +172,11 @@ async fn live(
 }
 
 /// Tokens over connections that are up: milliseconds of the broker for each.
-async fn fetch(broker: &Broker, tasks: &TasksClient<Channel>, key: &str) -> Result<f64, Fault> {
+pub(crate) async fn fetch(
+    broker: &Broker,
+    tasks: &TasksClient<Channel>,
+    key: &str,
+) -> Result<f64, Fault> {
     let guests = Guest::begin(tasks, (&format!("fetch-{key}"), GUESTS)).await?;
     for guest in &guests {
         guest.token().await?;

@@ -145,9 +145,9 @@ fn mandate() -> impl Strategy<Value = Mandate> {
                 budget,
                 reach,
                 ttl,
-                approval,
-                telemetry,
-                escalation,
+                approval: approval.into(),
+                telemetry: telemetry.into(),
+                escalation: escalation.into(),
             }
         },
     )

@@ -62,11 +62,6 @@ impl TrustDomain {
     pub fn uri(&self) -> String {
         format!("spiffe://{}", self.0)
     }
-
-    /// The same as an ID, which names nobody in it.
-    pub(crate) fn id(&self) -> SpiffeId {
-        SpiffeId { uri: self.uri().into(), domain: self.clone() }
-    }
 }
 
 impl fmt::Display for TrustDomain {
@@ -134,6 +129,28 @@ impl SpiffeId {
     #[must_use]
     pub fn path(&self) -> &str {
         self.uri.get("spiffe://".len() + self.domain.as_str().len()..).unwrap_or("")
+    }
+}
+
+impl SpiffeId {
+    /// The ID of a task below `path`, which has been checked: written by hand, because every credential has one.
+    pub(crate) fn of_task(domain: &TrustDomain, path: &str, task: Option<TaskId>) -> Self {
+        const SCHEME: &str = "spiffe://";
+        const TASK: &str = "/task/";
+        let length = SCHEME.len() + domain.as_str().len() + path.len() + TASK.len() + 32;
+        let mut uri = String::with_capacity(length);
+        uri.push_str(SCHEME);
+        uri.push_str(domain.as_str());
+        uri.push_str(path);
+        if let Some(task) = task {
+            uri.push_str(TASK);
+            let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
+            for octet in task.as_bytes() {
+                uri.push(digit(octet >> 4));
+                uri.push(digit(octet & 15));
+            }
+        }
+        Self { uri: uri.into(), domain: domain.clone() }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A [`Mandate`] is what the task declares; [`Bounds`] are what its profile demands and allows.
 
-use alloc::{collections::BTreeSet, string::String};
+use alloc::{boxed::Box, collections::BTreeSet, string::String};
 
 use crate::{
     limits,
@@ -312,11 +312,11 @@ pub struct Mandate {
     /// The longest life of its credentials.
     pub ttl: Option<Span>,
     /// Under which conditions somebody has to approve what it does.
-    pub approval: String,
+    pub approval: Box<str>,
     /// What it reports of itself.
-    pub telemetry: String,
+    pub telemetry: Box<str>,
     /// Who is called when it goes wrong.
-    pub escalation: String,
+    pub escalation: Box<str>,
 }
 
 impl Mandate {
@@ -345,7 +345,7 @@ impl Mandate {
     /// Whether every text is short enough for a record.
     #[must_use]
     pub fn is_well_formed(&self) -> bool {
-        let notes = [&self.intent, &self.approval, &self.telemetry, &self.escalation];
+        let notes = [&*self.intent, &self.approval, &self.telemetry, &self.escalation];
         notes.iter().all(|text| text.len() <= limits::INTENT_BYTES_MAX)
             && self.scope.is_well_formed()
     }

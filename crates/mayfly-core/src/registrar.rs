@@ -19,7 +19,7 @@ use alloc::{
     vec::Vec,
 };
 
-use self::{shared::SharedTerms, tasks::Tasks};
+use self::{due::Due, shared::SharedTerms, tasks::Tasks};
 use crate::{
     event::{Denial, Effect, Event},
     evidence::Holder,
@@ -34,6 +34,7 @@ use crate::{
 
 mod admit;
 mod detect;
+mod due;
 mod end;
 mod fold;
 mod issue;
@@ -124,7 +125,7 @@ pub struct Registrar {
     slots: Slots,
     /// Which task has which place: serials name places.
     places: BTreeMap<Place, TaskId>,
-    timers: BTreeSet<(Timestamp, Timer, TaskId)>,
+    timers: BTreeSet<Due>,
     sweep_at: Timestamp,
     pending: VecDeque<(Sequence, After)>,
     signing: BTreeMap<Ticket, Signing>,
@@ -234,12 +235,9 @@ impl Registrar {
     /// Does what is due at `now`: leases, deadlines, forgetting.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
-        while let Some(&(at, timer, task)) = self.timers.first() {
-            if at > self.now {
-                break;
-            }
-            self.timers.remove(&(at, timer, task));
-            self.timer_fired(timer, task);
+        while let Some(due) = self.timers.first().copied().filter(|due| due.at() <= self.now) {
+            self.timers.remove(&due);
+            self.timer_fired(due.timer, due.task);
         }
         self.turn_away_overdue();
         if self.sweep_at <= self.now {
@@ -257,7 +255,7 @@ impl Registrar {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let sweep = (!self.tasks.is_empty()).then_some(self.sweep_at);
-        let timer = self.timers.first().map(|(at, ..)| *at);
+        let timer = self.timers.first().map(Due::at);
         [sweep, timer, self.waiting.overdue_at()].into_iter().flatten().min()
     }
 

@@ -106,17 +106,15 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// The SPIFFE ID of a task: its profile's path, and its own name unless peers match exactly.
-    pub(crate) fn spiffe_id(
-        &self,
-        domain: &TrustDomain,
-        id: TaskId,
-    ) -> Result<SpiffeId, InvalidId> {
-        if self.stable_identity {
+    /// Whether a task can have a SPIFFE ID by these: its profile's path, and its own name unless peers match
+    /// exactly.
+    pub(crate) fn check_id(&self, domain: &TrustDomain, id: TaskId) -> Result<(), InvalidId> {
+        let checked = if self.stable_identity {
             SpiffeId::new(domain, &self.path)
         } else {
             SpiffeId::new(domain, &format!("{}/task/{id}", self.path))
-        }
+        };
+        checked.map(|_| ())
     }
 }
 
@@ -305,8 +303,9 @@ impl Task {
     /// Its SPIFFE ID. Not kept: there may be a million tasks, and of most nobody asks for it twice.
     #[must_use]
     pub fn spiffe_id(&self) -> SpiffeId {
-        // What could not have one did not begin.
-        self.terms.spiffe_id(&self.domain, self.id).unwrap_or_else(|_| self.domain.id())
+        // What could not have one did not begin: see `Terms::check_id`.
+        let own = (!self.terms.stable_identity).then_some(self.id);
+        SpiffeId::of_task(&self.domain, &self.terms.path, own)
     }
 
     /// The latest `notAfter` that a credential of this task may carry (P7).
@@ -342,5 +341,25 @@ impl Task {
     /// Whether nobody can come back to an ended task as its holder.
     pub(crate) fn is_unheld(&self) -> bool {
         self.holder_gone || self.holder.is_nobody()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_is_written_by_hand_is_the_one_that_is_parsed() {
+        let domain = TrustDomain::parse("example.org").expect("a name");
+        let id = TaskId::from_bytes(core::array::from_fn(|at| u8::try_from(at * 17).unwrap_or(0)));
+        for path in ["", "/agents/a-b.c_d"] {
+            let named = SpiffeId::of_task(&domain, path, Some(id));
+            assert_eq!(
+                SpiffeId::parse(&format!("spiffe://example.org{path}/task/{id}")),
+                Ok(named)
+            );
+            let shared = SpiffeId::of_task(&domain, path, None);
+            assert_eq!(SpiffeId::parse(&format!("spiffe://example.org{path}")), Ok(shared));
+        }
     }
 }

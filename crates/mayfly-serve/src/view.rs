@@ -62,9 +62,9 @@ pub(crate) fn view(task: Task) -> wire::TaskView {
         attempts: task.attempts,
         issued: task.spent.issued,
         credential_ttl_ms: mandate.ttl.map_or(0, |ttl| ttl.0),
-        approval: mandate.approval,
-        telemetry: mandate.telemetry,
-        escalation: mandate.escalation,
+        approval: mandate.approval.into(),
+        telemetry: mandate.telemetry.into(),
+        escalation: mandate.escalation.into(),
         quarantined_by,
     }
 }

@@ -18,7 +18,7 @@ use ring::digest;
 
 use crate::fold::{self, Gather};
 
-const CACHE_BYTES: u64 = 64 << 20;
+const CACHE_BYTES: u64 = 48 << 20;
 /// Threads that read it at a start.
 const READERS_MAX: usize = 8;
 /// How often sled's lock is asked for again, and the pause between: a second, all in all.

@@ -36,8 +36,25 @@ struct Mail {
     durable: Sequence,
     chain: Chain,
     commits: u32,
-    forgets: Vec<TaskId>,
+    /// What core has forgotten, and how far the journal was then.
+    forgets: VecDeque<(Sequence, TaskId)>,
     is_stopped: bool,
+}
+
+impl Mail {
+    fn forget(&mut self, task: TaskId) {
+        if self.forgets.len() < FORGETS_MAX {
+            self.forgets.push_back((self.durable, task));
+        }
+    }
+
+    /// What the index may drop: it has to stand where the forgetting was heard of. Where records never stop
+    /// coming it never stands at the journal's end.
+    fn ripe(&mut self, indexed: Option<Sequence>) -> Vec<TaskId> {
+        let is_ripe = |(at, _): &(Sequence, TaskId)| indexed.is_none_or(|indexed| *at <= indexed);
+        let count = self.forgets.iter().take_while(|forget| is_ripe(forget)).count();
+        self.forgets.drain(..count).map(|(_, task)| task).collect()
+    }
 }
 
 /// The keeper's letter box.
@@ -69,10 +86,7 @@ impl Desk {
     }
 
     pub(crate) fn forget(&self, task: TaskId) {
-        let mut mail = self.mail();
-        if mail.forgets.len() < FORGETS_MAX {
-            mail.forgets.push(task);
-        }
+        self.mail().forget(task);
     }
 }
 
@@ -151,9 +165,7 @@ impl Work {
                 mail.commits = 0;
             }
             let (durable, chain, is_stopped) = (mail.durable, mail.chain, mail.is_stopped);
-            // Only with an index that stands where the forgetting was heard of.
-            let is_level = self.desk.indexed().is_none_or(|indexed| indexed >= durable);
-            let forgets = if is_level { std::mem::take(&mut mail.forgets) } else { Vec::new() };
+            let forgets = mail.ripe(self.desk.indexed());
             drop(mail);
             if is_due && durable > self.sentinel_at {
                 self.write_sentinel(durable, chain);
@@ -217,5 +229,25 @@ impl Work {
                 self.desk.set_indexed(None);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_core_has_forgotten_goes_though_records_never_stop_coming() {
+        let task = |name| TaskId::from_bytes([name; 16]);
+        let mut mail = Mail { durable: Sequence(5), ..Mail::default() };
+        mail.forget(task(1));
+        mail.durable = Sequence(9);
+        mail.forget(task(2));
+        mail.durable = Sequence(14);
+        assert_eq!(mail.ripe(Some(Sequence(4))), [], "it may still be told of them");
+        assert_eq!(mail.ripe(Some(Sequence(8))), [task(1)]);
+        assert_eq!(mail.ripe(Some(Sequence(13))), [task(2)]);
+        mail.forget(task(3));
+        assert_eq!(mail.ripe(None), [task(3)], "without an index nothing is kept for it");
     }
 }

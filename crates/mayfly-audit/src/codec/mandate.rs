@@ -72,9 +72,9 @@ pub(super) fn spell_mandate(mandate: &Mandate) -> proto::Mandate {
         budget: spell_budget(&mandate.budget),
         reach: mandate.reach.map(spell_reach),
         ttl_ms: mandate.ttl.map(|ttl| ttl.0),
-        approval: mandate.approval.clone(),
-        telemetry: mandate.telemetry.clone(),
-        escalation: mandate.escalation.clone(),
+        approval: mandate.approval.to_string(),
+        telemetry: mandate.telemetry.to_string(),
+        escalation: mandate.escalation.to_string(),
     }
 }
 
@@ -95,9 +95,9 @@ pub(super) fn parse_mandate(
         budget: parse_budget(mandate.budget),
         reach: mandate.reach.map(parse_reach),
         ttl: mandate.ttl_ms.map(Span),
-        approval: mandate.approval,
-        telemetry: mandate.telemetry,
-        escalation: mandate.escalation,
+        approval: mandate.approval.into(),
+        telemetry: mandate.telemetry.into(),
+        escalation: mandate.escalation.into(),
     })
 }
 

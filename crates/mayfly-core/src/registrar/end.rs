@@ -2,7 +2,7 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use super::{After, Registrar, Timer, keys::Keys};
+use super::{After, Registrar, Timer, due::Due, keys::Keys};
 use crate::{
     event::{Closing, Denial, Effect},
     evidence::Holder,
@@ -283,7 +283,7 @@ impl Registrar {
             return;
         };
         if let (Some(at), true) = (task.forget_at(), task.is_unheld()) {
-            self.timers.insert((at, Timer::Forget, id));
+            self.timers.insert(Due::new(at, Timer::Forget, id));
         }
     }
 
@@ -297,7 +297,7 @@ impl Registrar {
             // A child that is still remembered names its parent in listings, and a job counts its
             // attempts by those that are remembered after a crash.
             let later = self.now.plus(limits::FORGET_AFTER);
-            self.timers.insert((later, Timer::Forget, id));
+            self.timers.insert(Due::new(later, Timer::Forget, id));
             return;
         }
         let (holder, parent) = (task.holder.clone(), task.parent);

@@ -3,7 +3,7 @@
 
 use alloc::{collections::BTreeSet, sync::Arc, vec::Vec};
 
-use super::{Charter, Ground, Registrar, RevokedCertificate, Timer, keys::Keys};
+use super::{Charter, Ground, Registrar, RevokedCertificate, Timer, due::Due, keys::Keys};
 use crate::{
     event::Effect,
     evidence::Holder,
@@ -237,7 +237,8 @@ impl Registrar {
             unseen: false,
         };
         let timers = [(task.deadline, Timer::Deadline), (task.lease_until, Timer::Lease)];
-        let timers = timers.into_iter().filter_map(|(at, timer)| at.map(|at| (at, timer, *id)));
+        let timers =
+            timers.into_iter().filter_map(|(at, timer)| at.map(|at| Due::new(at, timer, *id)));
         self.timers.extend(timers);
         if let Some(parent) = parent.and_then(|parent| self.tasks.get_mut(&parent)) {
             parent.children.insert(*id);
@@ -268,7 +269,7 @@ impl Registrar {
         let timers = [(task.deadline, Timer::Deadline), (task.lease_until, Timer::Lease)];
         for (at, timer) in timers {
             if let Some(at) = at {
-                self.timers.remove(&(at, timer, id));
+                self.timers.remove(&Due::new(at, timer, id));
             }
         }
         let ground = match state {
@@ -310,9 +311,9 @@ impl Registrar {
             return;
         };
         if let Some(old) = task.lease_until.replace(lease_until) {
-            self.timers.remove(&(old, Timer::Lease, id));
+            self.timers.remove(&Due::new(old, Timer::Lease, id));
         }
-        self.timers.insert((lease_until, Timer::Lease, id));
+        self.timers.insert(Due::new(lease_until, Timer::Lease, id));
     }
 
     fn fold_revoked(&mut self, task: TaskId, serial: Serial, at: Timestamp) -> Outcome {

@@ -208,7 +208,7 @@ impl Registrar {
         if owner.trim().is_empty() || owner.len() > limits::OWNER_BYTES_MAX {
             return Err(Denial::Malformed);
         }
-        let named = begin.terms.spiffe_id(&self.charter.trust_domain, id);
+        let named = begin.terms.check_id(&self.charter.trust_domain, id);
         named.map_err(|_named_by_denial| Denial::Malformed)?;
         let lease_fits = |lease| (limits::LEASE_MIN..=limits::LEASE_MAX).contains(&lease);
         if begin.lease.is_some_and(|lease| !lease_fits(lease)) {

@@ -38,9 +38,9 @@ fn without(part: Part) -> Begin {
         Part::Deadline => wish.deadline = None,
         Part::Triggers => mandate.triggers.clear(),
         Part::Risk => mandate.tier = None,
-        Part::Approval => mandate.approval.clear(),
-        Part::Telemetry => mandate.telemetry.clear(),
-        Part::Escalation => mandate.escalation.clear(),
+        Part::Approval => mandate.approval = Box::default(),
+        Part::Telemetry => mandate.telemetry = Box::default(),
+        Part::Escalation => mandate.escalation = Box::default(),
     }
     wish
 }

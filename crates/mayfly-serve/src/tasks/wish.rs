@@ -125,9 +125,9 @@ fn mandate(told: wire::Declaration) -> Result<Mandate, Refusal> {
         },
         reach: told.reach.map(|reach| Reach { depth: reach.depth, children: reach.children }),
         ttl: (told.credential_ttl_ms != 0).then_some(Span(told.credential_ttl_ms)),
-        approval: told.approval,
-        telemetry: told.telemetry,
-        escalation: told.escalation,
+        approval: told.approval.into(),
+        telemetry: told.telemetry.into(),
+        escalation: told.escalation.into(),
     })
 }
 

@@ -117,7 +117,7 @@ fn ill_formed(scope: &Scope) -> Option<&'static str> {
 fn too_long(sketch: &Sketch) -> Option<&'static str> {
     let mandate = &sketch.mandate;
     let notes = [
-        ("intent", &mandate.intent),
+        ("intent", &*mandate.intent),
         ("approval", &mandate.approval),
         ("telemetry", &mandate.telemetry),
         ("escalation", &mandate.escalation),
