@@ -2,7 +2,7 @@
 //!
 //! Only `Active` issues. A state that is not known is a state that does not issue.
 
-use alloc::{collections::BTreeSet, format, string::String, sync::Arc, vec::Vec};
+use alloc::{collections::BTreeSet, string::String, sync::Arc, vec::Vec};
 use core::fmt;
 
 use crate::{
@@ -109,12 +109,12 @@ impl Terms {
     /// Whether a task can have a SPIFFE ID by these: its profile's path, and its own name unless peers match
     /// exactly.
     pub(crate) fn check_id(&self, domain: &TrustDomain, id: TaskId) -> Result<(), InvalidId> {
-        let checked = if self.stable_identity {
-            SpiffeId::new(domain, &self.path)
-        } else {
-            SpiffeId::new(domain, &format!("{}/task/{id}", self.path))
-        };
-        checked.map(|_| ())
+        SpiffeId::new(domain, self.id_of(domain, id).path()).map(|_| ())
+    }
+
+    fn id_of(&self, domain: &TrustDomain, id: TaskId) -> SpiffeId {
+        let own = (!self.stable_identity).then_some(id);
+        SpiffeId::of_task(domain, &self.path, own)
     }
 }
 
@@ -304,8 +304,7 @@ impl Task {
     #[must_use]
     pub fn spiffe_id(&self) -> SpiffeId {
         // What could not have one did not begin: see `Terms::check_id`.
-        let own = (!self.terms.stable_identity).then_some(self.id);
-        SpiffeId::of_task(&self.domain, &self.terms.path, own)
+        self.terms.id_of(&self.domain, self.id)
     }
 
     /// The latest `notAfter` that a credential of this task may carry (P7).
@@ -346,6 +345,8 @@ impl Task {
 
 #[cfg(test)]
 mod tests {
+    use alloc::format;
+
     use super::*;
 
     #[test]

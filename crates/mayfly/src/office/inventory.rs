@@ -79,7 +79,6 @@ impl Search {
             let mut held: Vec<_> = registrar.holdings(task, self.now).collect();
             held.retain(|credential| behind.is_none_or(|behind| credential.serial > behind));
             held.sort_unstable_by_key(|credential| credential.serial);
-            let spiffe_id = task.spiffe_id();
             for credential in held {
                 if portion.holdings.len() == room {
                     return portion;
@@ -87,7 +86,7 @@ impl Search {
                 portion.mark.serial = Some(credential.serial);
                 portion.holdings.push(Holding {
                     credential: *credential,
-                    spiffe_id: spiffe_id.clone(),
+                    spiffe_id: task.spiffe_id(),
                     task: task.id,
                     profile: task.terms.profile.clone(),
                     owner: task.terms.owner.clone(),
