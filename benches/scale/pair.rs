@@ -1,22 +1,11 @@
 //! The same among few tasks and among many, by turns. From one minute to the next a machine changes by more
 //! than what is looked for, so what was found among few ten minutes ago is no measure for many.
 
-use std::time::Duration;
-
-use mayfly_proto::mayfly::v1::tasks_client::TasksClient;
-use tonic::transport::Channel;
-
 use crate::{
-    broker::{Broker, float},
-    crowd::Guest,
+    broker::Broker,
     measure::{Fault, is_quick, quantile, say},
     step,
 };
-
-/// Ends in one measurement, and how long they and what they put off may take.
-const ENDS: usize = 8;
-const APART: Duration = Duration::from_millis(140);
-const TAIL: Duration = Duration::from_millis(1_100);
 
 /// Many to few.
 pub(crate) struct Pair {
@@ -66,25 +55,6 @@ async fn one(broker: &Broker, key: &str) -> Result<Round, Fault> {
     let tasks = broker.tasks().await?;
     let (rate, life_ms) = step::live(broker, &tasks, key).await?;
     let fetch_ms = step::fetch(broker, &tasks, key).await?;
-    let end_ms = ends(broker, &tasks, key).await?;
+    let end_ms = step::ends(broker, &tasks, key).await?;
     Ok(Round { rate, life_ms, fetch_ms, end_ms })
-}
-
-/// Some ends, one after the other, of tasks with a certificate: milliseconds for each.
-async fn ends(broker: &Broker, tasks: &TasksClient<Channel>, key: &str) -> Result<f64, Fault> {
-    let guests = Guest::begin(tasks, (&format!("end-{key}"), ENDS)).await?;
-    for guest in &guests {
-        guest.certificate().await?;
-    }
-    broker.quiet().await?;
-    let before = broker.cpu_s()?;
-    tokio::time::sleep(APART * u32::try_from(ENDS)? + TAIL).await;
-    let idle = broker.cpu_s()? - before;
-    let before = broker.cpu_s()?;
-    for guest in &guests {
-        guest.end(tasks).await?;
-        tokio::time::sleep(APART).await;
-    }
-    tokio::time::sleep(TAIL).await;
-    Ok((broker.cpu_s()? - before - idle) * 1e3 / float(ENDS))
 }

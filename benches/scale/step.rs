@@ -27,9 +27,10 @@ const LOT: usize = 50;
 /// Tasks through whose sockets tokens are asked for.
 const GUESTS: usize = 32;
 const TOKENS_EACH: usize = 32;
-/// Ends that are asked for one by one, and how long each stays open.
-const ENDS: usize = 15;
-const TAIL: Duration = Duration::from_millis(1100);
+/// Ends in one measurement, and how long they and what they put off may take.
+const ENDS: usize = 8;
+const APART: Duration = Duration::from_millis(140);
+const TAIL: Duration = Duration::from_millis(1_100);
 
 /// What was found.
 pub(crate) struct Step {
@@ -58,6 +59,7 @@ impl Step {
         let tasks = broker.tasks().await?;
         let rounds = if is_quick() { 1 } else { 5 };
         let (mut rates, mut lives, mut fetches) = (Vec::new(), Vec::new(), Vec::new());
+        let mut ended = Vec::new();
         let known = begin_jobs(&tasks, &format!("known-{alive}"), 0..1).await?;
         let known = known.into_iter().next().ok_or("no task")?;
         for round in 0..rounds {
@@ -65,9 +67,8 @@ impl Step {
             rates.push(rate);
             lives.push(life);
             fetches.push(fetch(broker, &tasks, &format!("{alive}-{round}")).await?);
-            broker.quiet().await?;
+            ended.push(ends(broker, &tasks, &format!("{alive}-{round}")).await?);
         }
-        let end_ms = end(broker, &tasks, alive).await?;
         drop(tasks);
         let killed_s = first_answer(broker, Signal::SIGKILL, &known).await?;
         broker.quiet().await?;
@@ -78,7 +79,7 @@ impl Step {
             per_second: quantile(&rates, 0.5),
             life_ms: quantile(&lives, 0.5),
             fetch_ms: quantile(&fetches, 0.5),
-            end_ms,
+            end_ms: quantile(&ended, 0.5),
             bytes,
             bytes_after,
             killed_s,
@@ -196,26 +197,28 @@ pub(crate) async fn fetch(
     Ok(cost)
 }
 
-/// Ends one by one, of tasks with a certificate: milliseconds of the broker for each, with everything that
-/// it puts off.
-async fn end(broker: &Broker, tasks: &TasksClient<Channel>, alive: usize) -> Result<f64, Fault> {
-    let ends = if is_quick() { 3 } else { ENDS };
-    let guests = Guest::begin(tasks, (&format!("end-{alive}"), ends)).await?;
+/// Some ends, one after the other, of tasks with a certificate: milliseconds of the broker for each, with
+/// everything that they put off.
+pub(crate) async fn ends(
+    broker: &Broker,
+    tasks: &TasksClient<Channel>,
+    key: &str,
+) -> Result<f64, Fault> {
+    let guests = Guest::begin(tasks, (&format!("end-{key}"), ENDS)).await?;
     for guest in &guests {
         guest.certificate().await?;
     }
     broker.quiet().await?;
-    let mut costs = Vec::new();
+    let before = broker.cpu_s()?;
+    tokio::time::sleep(APART * u32::try_from(ENDS)? + TAIL).await;
+    let idle = broker.cpu_s()? - before;
+    let before = broker.cpu_s()?;
     for guest in &guests {
-        let before = broker.cpu_s()?;
-        tokio::time::sleep(TAIL).await;
-        let idle = broker.cpu_s()? - before;
-        let before = broker.cpu_s()?;
         guest.end(tasks).await?;
-        tokio::time::sleep(TAIL).await;
-        costs.push((broker.cpu_s()? - before - idle) * 1e3);
+        tokio::time::sleep(APART).await;
     }
-    Ok(quantile(&costs, 0.5))
+    tokio::time::sleep(TAIL).await;
+    Ok((broker.cpu_s()? - before - idle) * 1e3 / float(ENDS))
 }
 
 /// Stops the broker as `signal` does and starts it: seconds until it has told of a task that it knew.
