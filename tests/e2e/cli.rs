@@ -189,6 +189,8 @@ async fn watch_tells_each_change_in_a_line() {
         (&began["change"], &began["task"]["task"]),
         (&"began".into(), &after.clone().into())
     );
+    // A task with a socket of its own is promised its first certificate at once.
+    assert_eq!(next().await["change"], "promised");
     table(&site, &["task", "end", &after, "--reason", "enough"]).await;
     let ended = next().await;
     assert_eq!((&ended["change"], &ended["task"]["cause"]), (&"ended".into(), &"completed".into()));
@@ -210,7 +212,7 @@ async fn r19_quarantine_and_release_are_commands() {
         assert!(story.contains(reason), "{story}");
     }
     let dry = table(&site, &["revoke", "task", &task, "--dry-run"]).await;
-    assert_eq!(dry, "would revoke 1 task, 0 unexpired credentials\n");
+    assert_eq!(dry, "would revoke 1 task, 1 unexpired credential\n");
     table(&site, &["revoke", "tree", &task, "--reason", "over"]).await;
     assert_eq!(data(&site, &["task", "show", &task]).await["cause"], "revoked");
 }

@@ -13,6 +13,7 @@ mod actor;
 mod api;
 mod authorities;
 mod bad_input;
+mod booth;
 mod broker_api;
 mod chaos;
 mod churn;

@@ -28,18 +28,20 @@ requires = ["intent", "actions", "resources", "audiences", "tools", "owner", "de
             "risk", "approval", "telemetry", "escalation"]
 "#;
 
-async fn stage(more: &str) -> (Site, Broker, Operator, Api) {
+pub(crate) async fn stage(more: &str) -> (Site, Broker, Operator, Api) {
     let (site, broker, operator) = stand_with(more).await;
     let api = Api::of(&site);
     (site, broker, operator, api)
 }
 
-fn socket_of(begun: &wire::BeginResponse) -> WorkloadClient {
+pub(crate) fn socket_of(begun: &wire::BeginResponse) -> WorkloadClient {
     let endpoint = Endpoint::parse(&format!("unix://{}", begun.socket)).expect("a path");
     WorkloadClient::new(&endpoint)
 }
 
-async fn token(begun: &wire::BeginResponse) -> Result<String, mayfly_verify::WorkloadError> {
+pub(crate) async fn token(
+    begun: &wire::BeginResponse,
+) -> Result<String, mayfly_verify::WorkloadError> {
     let mut tokens = socket_of(begun).fetch_jwt(&[AUDIENCE], None).await?;
     Ok(tokens.pop().expect("never empty").token)
 }
@@ -404,21 +406,6 @@ async fn r15_a_token_of_the_scope_before_is_refused_as_an_older_version() {
     // Another audience than the scope's is nobody's to have.
     let other = socket_of(&begun).fetch_jwt(&["elsewhere"], None).await.expect_err("out of scope");
     assert!(other.to_string().contains("audience_out_of_scope"), "{other}");
-}
-
-/// A stock client opens a stream to get started and another to stay. Those that come together, and whoever
-/// comes later, have the certificate that the first was given when it was met.
-#[tokio::test]
-async fn streams_of_a_task_with_a_socket_of_its_own_share_one_certificate() {
-    let (_site, _broker, _operator, api) = stage("").await;
-    let begun = api.begin(wish("booth", Holder::Socket(true))).await.expect("begun");
-    let certificate = async || {
-        let update = socket_of(&begun).fetch_x509().await.expect("an X.509-SVID");
-        update.svids[0].chain.clone()
-    };
-    let together = join_all((0..8).map(|_| certificate())).await;
-    assert!(together.iter().all(|other| *other == together[0]), "of those that came together");
-    assert_eq!(certificate().await, together[0], "and of one that came later");
 }
 
 /// R13: begun, used and ended without a hand, many at a time, and nothing is left over.

@@ -173,6 +173,9 @@ pub enum Event {
         begin: Begin,
         /// The new task's name.
         luck: TaskId,
+        /// 64 random bits for the serial of a certificate that is promised with the beginning, where the
+        /// task is held by a socket to which somebody will come for one.
+        first: Option<u64>,
     },
     /// A heartbeat arrived.
     HeartbeatHeard {

@@ -40,6 +40,10 @@ pub const ASK_WAIT_MAX: Span = Span::from_secs(5);
 /// How long before the end of what it holds a task is as needy as one that holds nothing. Whoever asked
 /// before that has left the queue, in one way or the other, well before the end.
 pub const RENEWAL_MARGIN: Span = Span::from_secs(10);
+/// How long a certificate that was promised with a task's beginning waits for whoever it is for, at most.
+pub const AHEAD_MAX: Span = Span::from_secs(10);
+/// The part of its life for which it waits, where that is less: one sixteenth.
+pub const AHEAD_SHARE: u64 = 16;
 /// Records that wait for the disk.
 pub const RECORDS_IN_FLIGHT_MAX: usize = 262_144;
 /// Identities that one caller may hold at once; clients cap a response at 100.

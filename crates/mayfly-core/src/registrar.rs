@@ -11,7 +11,7 @@
 //!
 //! The parts, by noun: `meet` finds or opens the caller's tasks, `named` finds those that others act for,
 //! `narrow` says how far a task may go, `admit` says who is served first, with `queue` for those that wait,
-//! `due` says what is due when, `keys` which wish began what, `issue` promises and releases credentials, `end` ends, suspends and revokes, `detect` finds misuse, `fold` turns records into state, `query` reads.
+//! `ahead` holds what was promised before anybody asked, `due` says what is due when, `keys` which wish began what, `issue` promises and releases credentials, `end` ends, suspends and revokes, `detect` finds misuse, `fold` turns records into state, `query` reads.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -33,6 +33,7 @@ use crate::{
 };
 
 mod admit;
+mod ahead;
 mod detect;
 mod due;
 mod end;
@@ -129,6 +130,7 @@ pub struct Registrar {
     sweep_at: Timestamp,
     pending: VecDeque<(Sequence, After)>,
     signing: BTreeMap<Ticket, Signing>,
+    ahead: ahead::AheadOf,
     waiting: queue::Queue,
     /// Tasks whose quarantine is lifted by a record that is not durable yet.
     resuming: BTreeMap<TaskId, Sequence>,
@@ -163,6 +165,7 @@ impl Registrar {
             sweep_at: Timestamp::default(),
             pending: VecDeque::new(),
             signing: BTreeMap::new(),
+            ahead: ahead::AheadOf::default(),
             waiting: queue::Queue::default(),
             resuming: BTreeMap::new(),
             set: RevocationSet::at(start),
@@ -198,7 +201,9 @@ impl Registrar {
                 self.task_named(ticket, (task, version), epoch);
             }
             Event::Asked { ticket, basis, ask, luck } => self.admit(ticket, basis, ask, luck),
-            Event::BeginAsked { ticket, begin, luck } => self.begin_asked(ticket, begin, luck),
+            Event::BeginAsked { ticket, begin, luck, first } => {
+                self.begin_asked(ticket, begin, (luck, first));
+            }
             Event::HeartbeatHeard { ticket, task } => self.heartbeat_heard(ticket, task),
             Event::AmendAsked { ticket, task, amendment, author } => {
                 self.amend_asked(ticket, task, amendment, author);
@@ -246,6 +251,7 @@ impl Registrar {
             self.alarms.forget();
             self.shared.forget();
             let now = self.now;
+            self.ahead.retain(|_, ahead| ahead.until > now);
             self.certificates.retain(|_, revoked| revoked.forget_at() > now);
             self.sweep_at = self.now.plus(SWEEP_EVERY);
         }

@@ -7,6 +7,7 @@ use mayfly_core::{
 };
 
 mod admission;
+mod ahead;
 mod check;
 mod narrow;
 mod settled;
@@ -63,6 +64,7 @@ pub(crate) struct Oracle {
     /// Tasks that the registrar has forgotten.
     forgotten: Vec<TaskId>,
     asking: Vec<admission::Asking>,
+    ahead: ahead::Promises,
     signing: Vec<Serial>,
     released: Vec<Serial>,
     position: u64,

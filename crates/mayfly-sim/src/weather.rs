@@ -91,6 +91,8 @@ pub struct Weather {
     pub signer_fails: u64,
     /// Per mille of replays that start from a snapshot.
     pub snapshot: u64,
+    /// Per mille of beginnings that want a certificate to be promised along with them.
+    pub ahead: u64,
     /// Per mille of flushes that make only a part durable.
     pub short_flush: u64,
     /// Longest usual step of time, in milliseconds.
@@ -163,6 +165,7 @@ impl Weather {
             signer_fails,
             admission: Admission::default(),
             snapshot: rng.below(1000),
+            ahead: 0,
             short_flush,
             pace: *rng.pick(&[5, 200, 5_000, 60_000, 400_000]).unwrap_or(&5),
         }
@@ -180,6 +183,15 @@ impl Weather {
         let (signing_max, waiting_max) = (one_of(&[1, 1, 2, 3]), one_of(&[1, 2, 4, 8]));
         let admission = Admission { signing_max, waiting_max, per_task_max: one_of(&[1, 2, 8]) };
         Self { admission, ..self }
+    }
+
+    /// The same with tasks that are promised something before anybody asks, in half of the worlds. Dice of
+    /// their own, for the same reason.
+    #[must_use]
+    pub(crate) fn foresighted(self, seed: u64) -> Self {
+        let mut rng = Rng::new(seed.rotate_left(32) ^ 0xa4ead);
+        let ahead = if rng.chance(500) { 1 + rng.below(1000) } else { 0 };
+        Self { ahead, ..self }
     }
 
     /// The next move.
@@ -232,7 +244,7 @@ impl fmt::Display for Weather {
         write!(
             f,
             "moves={} followers={} processes={} loss={} echo={} reorder={} signer_fails={} \
-             snapshot={} short_flush={} pace={}ms {:?} {:?}",
+             snapshot={} ahead={} short_flush={} pace={}ms {:?} {:?}",
             self.moves,
             self.followers,
             self.processes,
@@ -241,6 +253,7 @@ impl fmt::Display for Weather {
             self.reorder,
             self.signer_fails,
             self.snapshot,
+            self.ahead,
             self.short_flush,
             self.pace,
             self.charge,

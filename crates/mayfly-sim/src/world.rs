@@ -122,7 +122,7 @@ impl World {
         post: impl FnOnce(usize) -> Box<dyn Post>,
     ) -> Self {
         let mut rng = Rng::new(seed);
-        let weather = Weather::of(&mut rng).crowded(seed);
+        let weather = Weather::of(&mut rng).crowded(seed).foresighted(seed);
         let charter = charter(weather.admission);
         let mut machine = Machine::default();
         (0..weather.processes).for_each(|_| machine.spawn(&mut rng));
@@ -209,6 +209,8 @@ impl World {
         self.oracle.clock(now);
         if let Event::Asked { ticket, basis, ask, luck } = &event {
             self.oracle.asks(*ticket, *basis, (ask.kind(), *luck));
+        } else if let Event::BeginAsked { luck, first: Some(first), .. } = &event {
+            self.oracle.offers_first(*luck, *first);
         }
         registrar.handle(now, event);
         self.obey()
@@ -249,7 +251,7 @@ impl World {
                 uphold!(taken, "P2", "a record was ordered of a disk that had failed");
             }
             Effect::Sign { ticket, grant } => {
-                self.oracle.signing(*grant.serial(), grant.audience())?;
+                self.oracle.signing(ticket, *grant.serial(), grant.audience())?;
                 let mut waiting = self.waiting.iter_mut().filter(|w| w.ticket == ticket);
                 let waiting = waiting.next();
                 uphold!(waiting.is_some(), "P10", "a signature for nobody");

@@ -120,7 +120,7 @@ impl History {
         begin.mandate.budget.issuances = which.is_multiple_of(5).then_some(3);
         let mut luck = [0; 16];
         luck[..8].copy_from_slice(&self.ticket.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
-        Event::BeginAsked { ticket, begin, luck: TaskId::from_bytes(luck) }
+        Event::BeginAsked { ticket, begin, luck: TaskId::from_bytes(luck), first: None }
     }
 
     /// Does what the registrar orders, at once and well.

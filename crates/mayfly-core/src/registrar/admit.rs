@@ -88,6 +88,7 @@ impl Registrar {
                 && credential.version == task.version
                 && credential.revoked_at.is_none()
                 && credential.not_after > self.now
+                && !self.is_ahead(task.id, credential.serial)
         });
         held.map(|credential| credential.not_after)
     }

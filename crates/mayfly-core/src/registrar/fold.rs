@@ -266,6 +266,7 @@ impl Registrar {
             return Outcome::default();
         };
         task.state = state;
+        self.ahead.remove(&id);
         let timers = [(task.deadline, Timer::Deadline), (task.lease_until, Timer::Lease)];
         for (at, timer) in timers {
             if let Some(at) = at {

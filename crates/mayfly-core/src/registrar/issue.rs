@@ -55,8 +55,6 @@ impl Registrar {
         let task = self.tasks.get(&id).ok_or(Denial::TaskUnknown)?;
         active(task, version)?;
         let count = self.count(task)?;
-        let max = self.not_after_max(task);
-        let actors = self.actors_of(id).collect();
         let task = self.tasks.get_mut(&id).ok_or(Denial::TaskUnknown)?;
         forget_expired(task, now);
         if task.credentials.len() >= limits::CREDENTIALS_PER_TASK_MAX {
@@ -64,33 +62,55 @@ impl Registrar {
         }
         permits(&ask, &task.mandate.scope)?;
         let kind = ask.kind();
-        let not_after = not_after(task, kind, (now, max))?;
-        let place = place(task, Window::of(not_after));
-        let place = match place {
-            Some(place) => place,
-            None => self.slots.take(Window::of(not_after)).ok_or(Denial::Overloaded)?,
-        };
+        if kind == Kind::X509
+            && let Some(ahead) = self.take_ahead(id)
+        {
+            let grant = self.grant(id, ask, (ahead.serial, ahead.not_after))?;
+            self.signing.insert(ticket, Signing { task: id, version, serial: ahead.serial });
+            self.promised(ticket, grant);
+            return Ok(());
+        }
+        let (not_after, place) = self.term(id, kind)?;
         let serial = Serial::new(place, luck);
-        let grant = Grant {
-            kind,
-            serial,
-            spiffe_id: task.spiffe_id(),
-            not_before: now.minus(limits::BACKDATE).floor_to_second(),
-            not_after,
-            audience: ask.audience(),
-            task: TaskClaim {
-                id,
-                version,
-                parent: task.parent,
-                root: task.root,
-                depth: task.depth,
-            },
-            actors,
-        };
+        let grant = self.grant(id, ask, (serial, not_after))?;
         self.signing.insert(ticket, Signing { task: id, version, serial });
         let fact = Fact::Promised { task: id, version, kind, serial, not_after, count };
         self.journal_then(fact, [After::Sign { ticket, grant }]);
         Ok(())
+    }
+
+    /// Until when what is promised now to a task will be valid, and where it will stand.
+    pub(super) fn term(&mut self, id: TaskId, kind: Kind) -> Result<(Timestamp, Place), Denial> {
+        let task = self.tasks.get(&id).ok_or(Denial::TaskUnknown)?;
+        let not_after = not_after(task, kind, (self.now, self.not_after_max(task)))?;
+        let window = Window::of(not_after);
+        let place = place(task, window).or_else(|| self.slots.take(window));
+        Ok((not_after, place.ok_or(Denial::Overloaded)?))
+    }
+
+    fn grant(
+        &self,
+        id: TaskId,
+        ask: Ask,
+        (serial, not_after): (Serial, Timestamp),
+    ) -> Result<Grant, Denial> {
+        let task = self.tasks.get(&id).ok_or(Denial::TaskUnknown)?;
+        Ok(Grant {
+            kind: ask.kind(),
+            serial,
+            spiffe_id: task.spiffe_id(),
+            not_before: self.now.minus(limits::BACKDATE).floor_to_second(),
+            not_after,
+            audience: ask.audience(),
+            task: TaskClaim {
+                id,
+                version: task.version,
+                parent: task.parent,
+                root: task.root,
+                depth: task.depth,
+            },
+            actors: self.actors_of(id).collect(),
+        })
     }
 
     /// INVARIANT P13: the task's credentials with this one, and those of this minute, are within its

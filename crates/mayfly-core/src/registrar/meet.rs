@@ -2,7 +2,7 @@
 
 use alloc::{sync::Arc, vec::Vec};
 
-use super::{After, Registrar, Timer};
+use super::{Registrar, Timer};
 use crate::{
     event::{Basis, Begin, Denial, Effect, Identity, Verdict, Wish},
     evidence::{Caller, Holder},
@@ -112,7 +112,7 @@ impl Registrar {
             return Err(Denial::NotBound);
         }
         let begin = Begin::new(terms.clone(), holder);
-        self.open(begin, luck, false, None).map(|()| luck)
+        self.open(begin, luck, false).map(|()| luck)
     }
 
     /// The task of `profile` that `holder` has, over or not. A cgroup is held by whoever holds one
@@ -146,7 +146,12 @@ impl Registrar {
         })
     }
 
-    pub(super) fn begin_asked(&mut self, ticket: Ticket, begin: Begin, luck: TaskId) {
+    pub(super) fn begin_asked(
+        &mut self,
+        ticket: Ticket,
+        begin: Begin,
+        (luck, first): (TaskId, Option<u64>),
+    ) {
         let profile = begin.terms.profile.clone();
         let parent = begin.parent;
         if let Some(known) = begin.key.and_then(|wish| self.told_before(wish)) {
@@ -155,19 +160,17 @@ impl Registrar {
                 Err(denial) => self.refuse(ticket, denial, (None, &profile)),
             };
         }
-        if let Err(denial) = self.open(begin, luck, true, Some(ticket)) {
-            self.refuse(ticket, denial, (parent, &profile));
+        if let Err(denial) = self.open(begin, luck, true) {
+            return self.refuse(ticket, denial, (parent, &profile));
         }
+        if let Some(first) = first {
+            self.promise_ahead(luck, first);
+        }
+        self.acknowledge(ticket, luck, TaskVersion(1));
     }
 
-    /// Opens a task, or says why not. The record is ordered here; `ticket` is answered after it.
-    fn open(
-        &mut self,
-        begin: Begin,
-        id: TaskId,
-        declared: bool,
-        ticket: Option<Ticket>,
-    ) -> Result<(), Denial> {
+    /// Opens a task, or says why not. The record is ordered here.
+    fn open(&mut self, begin: Begin, id: TaskId, declared: bool) -> Result<(), Denial> {
         self.check_begin(&begin, id, declared)?;
         let mandate = self.mandate(&begin, declared)?;
         let deadline = self.deadline(&begin)?;
@@ -187,9 +190,7 @@ impl Registrar {
             key,
             author,
         };
-        let version = TaskVersion(1);
-        let answer = ticket.map(|ticket| After::Acknowledge { ticket, task: id, version });
-        self.journal_then(fact, answer);
+        self.journal(fact);
         // A socket is not yet a Yes: whoever comes in gets nothing that does not wait for the record.
         let socket = holder.owns_socket().then_some(Effect::OpenSocket { task: id });
         self.effects.extend(socket);

@@ -134,7 +134,7 @@ impl Bench {
 
     pub(crate) fn begin(&mut self, id: TaskId, begin: Begin) {
         let ticket = self.ticket();
-        self.tell(Event::BeginAsked { ticket, begin, luck: id });
+        self.tell(Event::BeginAsked { ticket, begin, luck: id, first: None });
     }
 
     pub(crate) fn ask(&mut self, id: TaskId, ask: Ask) -> Option<(Serial, Timestamp)> {

@@ -32,7 +32,7 @@ impl Herd {
             let ticket = herd.ticket();
             let mut wish = begin(None);
             wish.lease = Some(limits::LEASE_MAX);
-            herd.tell(Event::BeginAsked { ticket, begin: wish, luck: task(id) });
+            herd.tell(Event::BeginAsked { ticket, begin: wish, luck: task(id), first: None });
         }
         herd
     }
@@ -191,7 +191,7 @@ fn no_task_loses_its_credential_because_new_ones_keep_coming() {
         for _ in 0..12 {
             let ticket = herd.ticket();
             let begin = begin(None);
-            herd.tell(Event::BeginAsked { ticket, begin, luck: task(next) });
+            herd.tell(Event::BeginAsked { ticket, begin, luck: task(next), first: None });
             herd.ask(task(next), Ask::X509);
             next += 1;
         }

@@ -1,6 +1,6 @@
 //! Who asks, who waits, and whether the one who needed it first was served first.
 
-use mayfly_core::{Admission, Basis, Kind, Serial, Ticket, Timestamp, limits};
+use mayfly_core::{Admission, Basis, Kind, Serial, TaskId, Ticket, Timestamp, limits};
 
 use super::{Oracle, Violation, uphold};
 
@@ -11,6 +11,7 @@ type Checked = Result<(), Violation>;
 pub(super) struct Asking {
     ticket: Ticket,
     basis: Basis,
+    kind: Kind,
     luck: u64,
     /// Since when, or from when on, its task is without such a credential.
     need: Timestamp,
@@ -26,11 +27,12 @@ impl Oracle {
                 && known.version == self.version(basis.task)
                 && known.not_after > self.now
                 && !self.is_revoked_alone(known.serial)
+                && !self.is_ahead(known.serial)
         });
         let end = held.last().map(|newest| newest.not_after);
         let need = end.map_or(self.now, |end| end.minus(limits::RENEWAL_MARGIN));
         let came_at = self.now;
-        self.asking.push(Asking { ticket, basis, luck, need, came_at, promised: false });
+        self.asking.push(Asking { ticket, basis, kind, luck, need, came_at, promised: false });
     }
 
     /// Somebody is answered.
@@ -38,16 +40,30 @@ impl Oracle {
         self.asking.retain(|asking| asking.ticket != ticket);
     }
 
+    /// The ask for which `serial` was promised.
+    pub(super) fn asked_for(&self, serial: Serial) -> Result<Ticket, Violation> {
+        let is_it = |asking: &&Asking| !asking.promised && luck_of(serial) == asking.luck;
+        let asking = self.asking.iter().find(is_it).map(|asking| asking.ticket);
+        asking.ok_or_else(|| Violation { law: "P10", what: format!("nobody asked for {serial}") })
+    }
+
+    /// Whether it is a certificate for this task for which that caller waits.
+    pub(super) fn waits_for_first(&self, ticket: Ticket, task: TaskId) -> bool {
+        self.asking.iter().any(|asking| {
+            asking.ticket == ticket
+                && !asking.promised
+                && (asking.basis.task, asking.kind) == (task, Kind::X509)
+        })
+    }
+
     /// Whose turn it was.
     ///
     /// # Errors
     /// P14 if somebody waits who needed it before, P10 if nobody asked.
-    pub(super) fn takes_turn(&mut self, serial: Serial) -> Checked {
-        let (_, luck) = serial.as_bytes().split_at(Serial::BYTES - 8);
-        let is_it = |asking: &&Asking| !asking.promised && asking.luck.to_be_bytes() == *luck;
-        let Some((ticket, need)) = self.asking.iter().find(is_it).map(|it| (it.ticket, it.need))
-        else {
-            return Err(Violation { law: "P10", what: format!("nobody asked for {serial}") });
+    pub(super) fn takes_turn(&mut self, ticket: Ticket, serial: Serial) -> Checked {
+        let of = |asking: &&Asking| !asking.promised && asking.ticket == ticket;
+        let Some(need) = self.asking.iter().find(of).map(|asking| asking.need) else {
+            return Err(Violation { law: "P10", what: format!("nobody waits for {serial}") });
         };
         let mut waiting = self.asking.iter().filter(|other| !other.promised);
         let before = waiting.find(|other| (other.need, other.ticket) < (need, ticket));
@@ -89,4 +105,10 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+/// The random part of a serial.
+pub(super) fn luck_of(serial: Serial) -> u64 {
+    let luck = serial.as_bytes().last_chunk().copied();
+    luck.map_or(0, u64::from_be_bytes)
 }

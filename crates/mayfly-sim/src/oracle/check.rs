@@ -81,7 +81,7 @@ impl Oracle {
         if let Some(promise) = promise(&record.fact) {
             self.promised(promise, record.at)?;
             self.may_be_promised(promise.task, record.at)?;
-            self.takes_turn(promise.serial)?;
+            self.promised_to_somebody(promise, record.at)?;
         }
         self.begins(&record.fact, record.at)?;
         self.changes(&record.fact)?;
@@ -131,6 +131,7 @@ impl Oracle {
         self.durable = self.journal.len();
         self.heard.clear();
         self.asking.clear();
+        self.ahead.clear();
         self.now = self.journal.last().map(|last| last.at).unwrap_or_default();
         self.position = self.durable as u64;
         for ward in &mut self.wards {
@@ -144,13 +145,19 @@ impl Oracle {
     ///
     /// # Errors
     /// P2 if its promise is not durable.
-    pub(crate) fn signing(&mut self, serial: Serial, audience: &[String]) -> Checked {
+    pub(crate) fn signing(
+        &mut self,
+        ticket: Ticket,
+        serial: Serial,
+        audience: &[String],
+    ) -> Checked {
         let task = self.promises().find(|known| known.serial == serial).map(|known| known.task);
         let fits = task.is_some_and(|task| self.may_name(task, audience));
         uphold!(fits, "P12", "{serial} is for {audience:?}, outside the scope of its task");
         let durable = self.on_disk().filter_map(promise).any(|known| known.serial == serial);
         uphold!(durable, "P2", "{serial} is signed before its promise is on disk");
         uphold!(!self.signing.contains(&serial), "P2", "{serial} is signed twice");
+        self.takes_what_was_ahead(ticket, serial)?;
         self.signing.push(serial);
         Ok(())
     }

@@ -3,8 +3,8 @@
 use mayfly_core::{
     Amendment, Ask, Author, Basis, Begin, Binding, Bounds, Budget, Caller, Cause, CgroupKey, Claim,
     Container, Event, Extent, Holder, Mandate, OnFailure, Place, Pod, PolicyEpoch, Registrar,
-    RequestKey, Scope, Serial, Showing, Span, SpiffeId, TaskVersion, Terms, Trigger, Unit, Verdict,
-    Wish,
+    RequestKey, Scope, Serial, Showing, Span, SpiffeId, TaskVersion, Terms, Ticket, Trigger, Unit,
+    Verdict, Wish,
 };
 
 use super::{
@@ -18,9 +18,7 @@ impl Stage {
         let one = |event| Ok(vec![event]);
         match line.verb.as_str() {
             "tick" => Ok(Vec::new()),
-            "begin" => {
-                one(Event::BeginAsked { ticket, begin: begin(line)?, luck: task(line.word(0)?)? })
-            }
+            "begin" => begin_asked(ticket, line).map(|event| vec![event]),
             "meet" => self.meet(line).map(|event| vec![event]),
             "ask" => self.ask(line).map(|event| vec![event]),
             "name" => self.call_by_name(line).map(|event| vec![event]),
@@ -182,6 +180,12 @@ fn version(line: &Line) -> Result<Option<TaskVersion>, String> {
     let version = line.option("version").map(str::parse).transpose();
     let version = version.map_err(|_no_number| String::from("`version` is not a number"))?;
     Ok(version.map(TaskVersion))
+}
+
+/// `begin T1 holder=socket first=7`: with `first` a certificate is promised along with it, by that chance.
+fn begin_asked(ticket: Ticket, line: &Line) -> Result<Event, String> {
+    let first = line.option("first").map(number).transpose()?;
+    Ok(Event::BeginAsked { ticket, begin: begin(line)?, luck: task(line.word(0)?)?, first })
 }
 
 fn begin(line: &Line) -> Result<Begin, String> {

@@ -90,7 +90,10 @@ impl World {
     fn wish_for(&mut self, begin: Begin) -> Done {
         let (ticket, luck) = (self.ticket(), TaskId::from_bytes(self.rng.bytes()));
         let wish = Wish::Begin { task: luck, key: begin.key };
-        self.ask(ticket, wish, Event::BeginAsked { ticket, begin, luck })
+        // Not diced for: worlds without foresight stay what they were.
+        let first = luck.as_bytes().first_chunk().copied().map_or(0, u64::from_be_bytes);
+        let first = (first % 1000 < self.weather.ahead).then_some(first);
+        self.ask(ticket, wish, Event::BeginAsked { ticket, begin, luck, first })
     }
 
     pub(super) fn amend(&mut self) -> Done {

@@ -95,7 +95,7 @@ impl World {
         let holder = Holder::Lease;
         let begin = Begin { lease, ..Begin::new(terms, holder) };
         let wish = Wish::Begin { task: luck, key: None };
-        self.ask(ticket, wish, Event::BeginAsked { ticket, begin, luck })?;
+        self.ask(ticket, wish, Event::BeginAsked { ticket, begin, luck, first: None })?;
         self.settle()?;
         let basis = self.introduced.iter().rev().find(|basis| basis.task == luck).copied();
         let Some(basis) = basis else {
