@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io, iter,
+    fs::{self, File},
+    io, iter,
     num::NonZero,
     ops::{Bound, Range},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,11 +15,18 @@ use std::{
 
 use mayfly_audit::{Chain, Entry};
 use mayfly_core::{Sequence, Snapshot, TaskId, Timestamp};
-use ring::digest;
+use rustix::fs::{FlockOperation, flock};
 
-use crate::fold::{self, Gather};
+use crate::{
+    fold::{self, Gather},
+    tally::{Digest, Tally},
+};
 
 const CACHE_BYTES: u64 = 48 << 20;
+/// While a second one is written, which nobody reads.
+const COPY_CACHE_BYTES: u64 = 8 << 20;
+/// Octets copied before somebody is asked whether to go on: some tens of milliseconds.
+const COPY_BYTES: u64 = 1 << 18;
 /// Threads that read it at a start.
 const READERS_MAX: usize = 8;
 /// How often sled's lock is asked for again, and the pause between: a second, all in all.
@@ -58,38 +66,6 @@ impl From<sled::Error> for IndexError {
 pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_panic| Err(IndexError("sled panicked".into())))
-}
-
-/// The sum of the hashes of all rows: independent of their order, so it can be kept up to date row by
-/// row, and computed again from a scan.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-struct Digest([u64; 4]);
-
-impl Digest {
-    fn of(key: &[u8], value: &[u8]) -> Self {
-        let mut context = digest::Context::new(&digest::SHA256);
-        context.update(&(key.len() as u64).to_le_bytes());
-        context.update(key);
-        context.update(value);
-        let hash = context.finish();
-        let mut lanes = [0; 4];
-        for (lane, bytes) in lanes.iter_mut().zip(hash.as_ref().as_chunks().0) {
-            *lane = u64::from_le_bytes(*bytes);
-        }
-        Self(lanes)
-    }
-
-    fn add(&mut self, other: Self) {
-        for (lane, other) in self.0.iter_mut().zip(other.0) {
-            *lane = lane.wrapping_add(other);
-        }
-    }
-
-    fn subtract(&mut self, other: Self) {
-        for (lane, other) in self.0.iter_mut().zip(other.0) {
-            *lane = lane.wrapping_sub(other);
-        }
-    }
 }
 
 /// What the index says about itself, written with every change in one sled batch.
@@ -133,6 +109,8 @@ impl Meta {
 pub(crate) struct Index {
     rows: sled::Db,
     meta: Meta,
+    /// What all rows hold, in octets of keys and values.
+    live: u64,
 }
 
 impl Index {
@@ -168,7 +146,7 @@ impl Index {
 
     fn open_here(dir: &Path) -> Result<(Self, Snapshot), IndexError> {
         let is_new = !dir.exists();
-        let rows = open_rows(dir)?;
+        let rows = open_rows(dir, CACHE_BYTES)?;
         let meta = match rows.get(META)? {
             Some(bytes) => {
                 Meta::decode(&bytes).ok_or_else(|| IndexError("its head cannot be read".into()))?
@@ -180,8 +158,9 @@ impl Index {
             }
             None => return Err(IndexError("it is empty".into())),
         };
-        let index = Self { rows, meta };
-        let snapshot = index.snapshot()?;
+        let mut index = Self { rows, meta, live: 0 };
+        let (snapshot, tally) = index.read()?;
+        index.live = tally.octets;
         Ok((index, snapshot))
     }
 
@@ -224,7 +203,7 @@ impl Index {
             fold::take(&mut draft, entry)?;
         }
         fold::sweep(&mut draft, meta.at)?;
-        self.write(draft.changes, Meta { digest: draft.digest, ..meta })
+        self.write(draft.changes, meta, draft.tally)
     }
 
     /// Drops tasks that core has forgotten.
@@ -237,14 +216,16 @@ impl Index {
         for task in tasks {
             fold::forget(&mut draft, *task, meta.at)?;
         }
-        self.write(draft.changes, Meta { digest: draft.digest, ..meta })
+        self.write(draft.changes, meta, draft.tally)
     }
 
     fn write(
         &mut self,
         changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
         meta: Meta,
+        tally: Tally,
     ) -> Result<(), IndexError> {
+        let meta = Meta { digest: tally.digest, ..meta };
         let mut batch = sled::Batch::default();
         for (key, value) in changes {
             match value {
@@ -255,20 +236,31 @@ impl Index {
         batch.insert(META, meta.encode());
         self.rows.apply_batch(batch)?;
         self.meta = meta;
+        self.live = tally.octets;
         Ok(())
     }
 
     /// All rows as a snapshot, checked on the way.
     pub(crate) fn snapshot(&self) -> Result<Snapshot, IndexError> {
-        let (mut gather, mut digest) = (Gather::default(), Digest::default());
+        self.read().map(|(snapshot, _)| snapshot)
+    }
+
+    fn read(&self) -> Result<(Snapshot, Tally), IndexError> {
+        let (mut gather, mut tally) = (Gather::default(), Tally::default());
         for part in self.scan()? {
             gather.join(part.gather);
-            digest.add(part.digest);
+            tally.join(part.tally);
         }
-        if digest != self.meta.digest {
-            return Err(IndexError("its rows do not add up to its digest".into()));
+        self.check(&tally)?;
+        Ok((gather.finish(self.meta.position, self.meta.at), tally))
+    }
+
+    fn check(&self, tally: &Tally) -> Result<(), IndexError> {
+        if tally.digest == self.meta.digest {
+            Ok(())
+        } else {
+            Err(IndexError("its rows do not add up to its digest".into()))
         }
-        Ok(gather.finish(self.meta.position, self.meta.at))
     }
 
     /// Reads every row, on as many threads as there are cores.
@@ -293,13 +285,69 @@ impl Index {
         self.rows.flush()?;
         Ok(())
     }
+
+    /// What all rows hold, in octets of keys and values.
+    pub(crate) const fn live(&self) -> u64 {
+        self.live
+    }
+
+    /// What sled's files take. Asks the file system for a few numbers and reads nothing.
+    pub(crate) fn size(&self) -> Result<u64, IndexError> {
+        Ok(self.rows.size_on_disk()?)
+    }
+
+    /// Writes all rows into an index in `dir`, where there is none, and closes it; what it holds is on
+    /// disk then. `false` if `go_on` said so before the end.
+    pub(crate) fn copy(
+        &self,
+        dir: &Path,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, IndexError> {
+        let copy = open_rows(dir, COPY_CACHE_BYTES)?;
+        let (mut tally, mut asked_at) = (Tally::default(), 0);
+        // One by one: nobody reads a copy before it is whole, so what a batch costs in memory buys nothing.
+        for row in self.rows.iter() {
+            let (key, value) = row?;
+            if key == META {
+                continue;
+            }
+            tally.add(&key, &value);
+            copy.insert(key, value)?;
+            if tally.octets - asked_at >= COPY_BYTES {
+                asked_at = tally.octets;
+                if !go_on() {
+                    return Ok(false);
+                }
+            }
+        }
+        self.check(&tally)?;
+        copy.insert(META, self.meta.encode())?;
+        copy.flush()?;
+        drop(copy);
+        wait_until_closed(dir)?;
+        Ok(true)
+    }
+
+    /// Closes the index in `dir`, lets `exchange` put a copy of it in its place and opens what is there.
+    pub(crate) fn exchange(self, dir: &Path, exchange: impl FnOnce()) -> Result<Self, IndexError> {
+        let Self { rows, meta, live } = self;
+        drop(rows);
+        // Sled removes some of its files late and by name: it must not meet those of the other.
+        wait_until_closed(dir)?;
+        exchange();
+        let rows = open_rows(dir, CACHE_BYTES)?;
+        if rows.get(META)?.is_none_or(|head| head != meta.encode()) {
+            return Err(IndexError("a copy says something else".into()));
+        }
+        Ok(Self { rows, meta, live })
+    }
 }
 
 /// Rows that were read, and what they add up to.
 #[derive(Default)]
 struct Part {
     gather: Gather,
-    digest: Digest,
+    tally: Tally,
 }
 
 impl Part {
@@ -313,7 +361,7 @@ impl Part {
         for row in rows.range::<Vec<u8>, _>((from, to)) {
             let (key, value) = row?;
             if key != META {
-                part.digest.add(Digest::of(&key, &value));
+                part.tally.add(&key, &value);
                 part.gather.take(&key, &value)?;
             }
         }
@@ -333,12 +381,13 @@ fn edges(readers: usize) -> Vec<Option<Vec<u8>>> {
 pub(crate) struct Draft<'a> {
     rows: &'a sled::Tree,
     changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    digest: Digest,
+    tally: Tally,
 }
 
 impl<'a> Draft<'a> {
     fn new(index: &'a Index) -> Self {
-        Self { rows: &index.rows, changes: BTreeMap::new(), digest: index.meta.digest }
+        let tally = Tally { digest: index.meta.digest, octets: index.live };
+        Self { rows: &index.rows, changes: BTreeMap::new(), tally }
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
@@ -350,16 +399,16 @@ impl<'a> Draft<'a> {
 
     pub(crate) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), IndexError> {
         if let Some(old) = self.get(&key)? {
-            self.digest.subtract(Digest::of(&key, &old));
+            self.tally.subtract(&key, &old);
         }
-        self.digest.add(Digest::of(&key, &value));
+        self.tally.add(&key, &value);
         self.changes.insert(key, Some(value));
         Ok(())
     }
 
     pub(crate) fn remove(&mut self, key: &[u8]) -> Result<(), IndexError> {
         if let Some(old) = self.get(key)? {
-            self.digest.subtract(Digest::of(key, &old));
+            self.tally.subtract(key, &old);
             self.changes.insert(key.to_vec(), None);
         }
         Ok(())
@@ -403,10 +452,10 @@ impl<'a> Draft<'a> {
 /// Opens sled's files, waiting for a handle of ours that is on its way out: sled's threads let go of
 /// their lock some moments after the handle is dropped. Nobody else can hold it, because the data
 /// directory is locked.
-fn open_rows(dir: &Path) -> Result<sled::Db, sled::Error> {
+fn open_rows(dir: &Path, cache_bytes: u64) -> Result<sled::Db, sled::Error> {
     let mut tries_left = LOCK_TRIES_MAX;
     loop {
-        let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES);
+        let config = sled::Config::new().path(dir).cache_capacity(cache_bytes);
         match config.flush_every_ms(Some(FLUSH_MS)).open() {
             Err(sled::Error::Io(error))
                 if tries_left > 0 && error.to_string().contains("could not acquire lock") =>
@@ -417,4 +466,17 @@ fn open_rows(dir: &Path) -> Result<sled::Db, sled::Error> {
             opened => return opened,
         }
     }
+}
+
+/// Waits for the same without opening.
+fn wait_until_closed(dir: &Path) -> Result<(), IndexError> {
+    let file = File::open(dir.join("db"))
+        .map_err(|error| IndexError(format!("cannot look at sled's file: {error}")))?;
+    for _ in 0..LOCK_TRIES_MAX {
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Ok(());
+        }
+        thread::sleep(LOCK_PAUSE);
+    }
+    Err(IndexError("sled does not let go of its files".into()))
 }

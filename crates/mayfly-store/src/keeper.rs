@@ -18,7 +18,8 @@ use mayfly_audit::{Chain, Entry, Reader};
 use mayfly_core::{Sequence, Shard, TaskId};
 
 use crate::{
-    index::{Index, guarded},
+    compaction::Compaction,
+    index::{Index, IndexError, guarded},
     sentinel::{Sentinel, SentinelFile},
 };
 
@@ -28,8 +29,9 @@ const COMMITS_MAX: u32 = 256;
 const LAG_MAX: Duration = Duration::from_secs(1);
 /// Records folded at once, and how many may wait for it.
 const CHUNK: usize = 4096;
-/// Forgotten tasks that wait for the index. What does not fit is forgotten again after a restart.
-const FORGETS_MAX: usize = 65_536;
+/// Forgotten tasks that wait for the index, also while it is written anew: a minute and a half of 2,400 a
+/// second. What does not fit is forgotten again after a restart.
+const FORGETS_MAX: usize = 262_144;
 
 #[derive(Debug, Default)]
 struct Mail {
@@ -102,6 +104,21 @@ pub(crate) struct Tools {
     pub(crate) backlog: VecDeque<Entry>,
 }
 
+impl Tools {
+    /// Brings the sentinel, which stands `at`, to what is durable.
+    fn follow(&self, at: &mut Sequence, sequence: Sequence, chain: Chain) {
+        if sequence <= *at {
+            return;
+        }
+        let sentinel = Sentinel { shard: self.shard, sequence, chain };
+        // The log is the truth and goes on; a restored backup is only noticed from further back.
+        if let Err(error) = self.sentinel.write(&sentinel) {
+            tracing::warn!(%error, "the sentinel could not be written");
+        }
+        *at = sequence;
+    }
+}
+
 /// The running thread. Dropping it stops it, after it has caught up.
 #[derive(Debug)]
 pub(crate) struct Keeper {
@@ -111,12 +128,17 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// Starts after `durable`, up to which the sentinel is, and the index with its backlog.
-    pub(crate) fn start(tools: Tools, durable: Sequence, chain: Chain) -> io::Result<Self> {
+    pub(crate) fn start(
+        tools: Tools,
+        compaction: Compaction,
+        durable: Sequence,
+        chain: Chain,
+    ) -> io::Result<Self> {
         let desk = Arc::new(Desk::default());
         desk.set_indexed(tools.index.as_ref().map(Index::position));
         *desk.mail() = Mail { durable, chain, ..Mail::default() };
         let at_desk = Arc::clone(&desk);
-        let mut work = Work { tools, desk: at_desk, sentinel_at: durable };
+        let mut work = Work { tools, compaction, desk: at_desk, sentinel_at: durable };
         let thread = Builder::new().name("keeper".into()).spawn(move || work.run())?;
         Ok(Self { desk, thread: Some(thread) })
     }
@@ -151,6 +173,7 @@ impl Drop for Keeper {
 
 struct Work {
     tools: Tools,
+    compaction: Compaction,
     desk: Arc<Desk>,
     sentinel_at: Sequence,
 }
@@ -167,11 +190,13 @@ impl Work {
             let (durable, chain, is_stopped) = (mail.durable, mail.chain, mail.is_stopped);
             let forgets = mail.ripe(self.desk.indexed());
             drop(mail);
-            if is_due && durable > self.sentinel_at {
-                self.write_sentinel(durable, chain);
-                self.sentinel_at = durable;
+            if is_due {
+                self.tools.follow(&mut self.sentinel_at, durable, chain);
             }
             self.index(durable, &forgets);
+            if !is_stopped {
+                self.compact();
+            }
             if is_stopped && self.desk.indexed().is_none_or(|indexed| indexed >= durable) {
                 break;
             }
@@ -189,14 +214,6 @@ impl Work {
         let (mail, is_calm) = (self.desk.mail(), |mail: &mut Mail| !self.desk.is_urgent(mail));
         let woken = self.desk.wake.wait_timeout_while(mail, LAG_MAX, is_calm);
         woken.unwrap_or_else(PoisonError::into_inner).1.timed_out()
-    }
-
-    fn write_sentinel(&self, sequence: Sequence, chain: Chain) {
-        let sentinel = Sentinel { shard: self.tools.shard, sequence, chain };
-        // The log is the truth and goes on; a restored backup is only noticed from further back.
-        if let Err(error) = self.tools.sentinel.write(&sentinel) {
-            tracing::warn!(%error, "the sentinel could not be written");
-        }
     }
 
     fn index(&mut self, durable: Sequence, forgets: &[TaskId]) {
@@ -222,19 +239,43 @@ impl Work {
         });
         match result {
             Ok(position) => self.desk.set_indexed(position),
-            Err(error) => {
-                tracing::warn!(%error, "the index is stale and will be rebuilt at the next start");
-                *slot = None;
-                *backlog = VecDeque::new();
-                self.desk.set_indexed(None);
-            }
+            Err(error) => self.give_up(&error),
         }
+    }
+
+    /// Writes the index anew if that is due. What comes meanwhile waits in the log; the sentinel does not.
+    fn compact(&mut self) {
+        let Self { tools, compaction, desk, sentinel_at } = self;
+        let Some(index) = tools.index.take_if(|index| compaction.is_due(index)) else {
+            return;
+        };
+        let mut go_on = || {
+            let mail = desk.mail();
+            let (durable, chain, is_stopped) = (mail.durable, mail.chain, mail.is_stopped);
+            drop(mail);
+            tools.follow(sentinel_at, durable, chain);
+            !is_stopped
+        };
+        match guarded(|| compaction.run(index, &mut go_on)) {
+            Ok(index) => tools.index = Some(index),
+            Err(error) => self.give_up(&error),
+        }
+    }
+
+    fn give_up(&mut self, error: &IndexError) {
+        tracing::warn!(%error, "the index is stale and will be rebuilt at the next start");
+        self.tools.index = None;
+        self.tools.backlog = VecDeque::new();
+        self.desk.set_indexed(None);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use mayfly_audit::Log;
+
     use super::*;
+    use crate::{compaction::tests::grown, sentinel::Found};
 
     #[test]
     fn what_core_has_forgotten_goes_though_records_never_stop_coming() {
@@ -249,5 +290,32 @@ mod tests {
         assert_eq!(mail.ripe(Some(Sequence(13))), [task(2)]);
         mail.forget(task(3));
         assert_eq!(mail.ripe(None), [task(3)], "without an index nothing is kept for it");
+    }
+
+    #[test]
+    fn a_stop_is_heard_while_the_index_is_written_anew_and_the_sentinel_follows() {
+        let (dir, index, compaction) = grown();
+        let before = index.size().unwrap();
+        let recovery = Log::recover(dir.path(), Shard(0), Sequence(0), |_| {}).unwrap();
+        let log = recovery.open(Log::SEGMENT_BYTES).unwrap();
+        let tools = Tools {
+            shard: Shard(0),
+            sentinel: SentinelFile::new(dir.path()),
+            reader: Reader::new(dir.path(), log.cursor()),
+            index: Some(index),
+            backlog: VecDeque::new(),
+        };
+        let desk = Arc::new(Desk::default());
+        *desk.mail() = Mail { durable: Sequence(9), is_stopped: true, ..Mail::default() };
+        let sentinel_at = Sequence(0);
+        let mut work = Work { tools, compaction, desk, sentinel_at };
+        work.compact();
+        let index = work.tools.index.as_ref().unwrap();
+        assert_eq!(index.size().unwrap(), before);
+        let sentinel = work.tools.sentinel.read().unwrap();
+        assert!(matches!(sentinel, Found::Sentinel(Sentinel { sequence: Sequence(9), .. })));
+        work.desk.mail().is_stopped = false;
+        work.compact();
+        assert!(work.tools.index.unwrap().size().unwrap() < before);
     }
 }

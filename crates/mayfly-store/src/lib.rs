@@ -5,6 +5,7 @@
 //! <data>/sentinel                  how far the log was, kept apart from it
 //! <data>/store/log/*.seg           the truth: every record, chained
 //! <data>/store/index/              sled: the same, folded; may be lost at any time
+//! <data>/store/index.fresh/        the index while it is written anew; removed at a start
 //! ```
 //!
 //! Only the log is believed. A [`Journal`] appends to it and makes it durable; the [`Committer`] does
@@ -28,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 mod committer;
+mod compaction;
 mod error;
 mod fold;
 mod index;
@@ -36,6 +38,7 @@ mod keeper;
 mod lock;
 mod sentinel;
 mod store;
+mod tally;
 
 pub use committer::{Committed, Committer, Rejected};
 pub use error::StoreError;

@@ -12,6 +12,7 @@ use mayfly_audit::{Chain, Entry, Log, LogError, Reader, Recovery, Torn};
 use mayfly_core::{Fact, Record, Sequence, Shard, Snapshot, TaskId, Timestamp};
 
 use crate::{
+    compaction::{self, Compaction},
     error::StoreError,
     index::{Index, IndexError, guarded},
     journal::LogJournal,
@@ -42,10 +43,12 @@ pub struct OpenOptions {
     pub sentinel_dir: Option<PathBuf>,
     /// When a log segment is followed by a new one.
     pub segment_bytes: u64,
+    /// Up to what size the index's file is left alone, however little it holds.
+    pub index_floor_bytes: u64,
 }
 
 impl OpenOptions {
-    /// The usual: shard 0, nothing confirmed, 64 MiB segments.
+    /// The usual: shard 0, nothing confirmed, 64 MiB segments, an index of up to 128 MiB left alone.
     #[must_use]
     pub const fn new(now: Timestamp) -> Self {
         Self {
@@ -54,6 +57,7 @@ impl OpenOptions {
             confirm_restored: false,
             sentinel_dir: None,
             segment_bytes: Log::SEGMENT_BYTES,
+            index_floor_bytes: compaction::FLOOR_BYTES,
         }
     }
 }
@@ -142,7 +146,8 @@ impl Store {
         let Settled { index, snapshot, backlog } = settled;
         let backlog = backlog.into();
         let tools = Tools { shard: options.shard, sentinel, reader, index, backlog };
-        let keeper = Keeper::start(tools, last, chain)
+        let compaction = Compaction::new(places.index, options.index_floor_bytes);
+        let keeper = Keeper::start(tools, compaction, last, chain)
             .map_err(|error| StoreError::io("start a thread for", dir, error))?;
         let store = Self { desk: keeper.desk(), log: places.log, _lock: Arc::clone(&lock) };
         let report = OpenReport { torn, index: report, restored };
@@ -272,6 +277,7 @@ impl Places {
     fn open_index(&self) -> (Candidate, IndexReport) {
         let report =
             if self.index.exists() { IndexReport::Used(Sequence(0)) } else { IndexReport::Created };
+        compaction::clear(&self.index);
         let opened = Index::open(&self.index);
         let report = match (&opened, report) {
             (Ok((index, _)), IndexReport::Used(_)) => IndexReport::Used(index.position()),
