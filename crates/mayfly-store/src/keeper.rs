@@ -27,6 +27,9 @@ use crate::{
 const COMMITS_MAX: u32 = 256;
 /// How far sentinel and index may be behind, in time.
 const LAG_MAX: Duration = Duration::from_secs(1);
+/// Of 19. A tenth of what a thread gets that is not nice, where all cores are busy: whoever waits for the
+/// letter box while this thread holds it must not wait for long.
+const NICE: i32 = 10;
 /// Records folded at once, and how many may wait for it.
 const CHUNK: usize = 4096;
 /// Forgotten tasks that wait for the index, also while it is written anew: a minute and a half of 2,400 a
@@ -139,7 +142,10 @@ impl Keeper {
         *desk.mail() = Mail { durable, chain, ..Mail::default() };
         let at_desk = Arc::clone(&desk);
         let mut work = Work { tools, compaction, desk: at_desk, sentinel_at: durable };
-        let thread = Builder::new().name("keeper".into()).spawn(move || work.run())?;
+        let thread = Builder::new().name("keeper".into()).spawn(move || {
+            step_back();
+            work.run();
+        })?;
         Ok(Self { desk, thread: Some(thread) })
     }
 
@@ -168,6 +174,15 @@ impl Drop for Keeper {
         {
             tracing::error!("the keeper panicked; sentinel and index are left to the next start");
         }
+    }
+}
+
+/// Lets everybody else go first: nobody waits for what is done here, and a fold of a second's records
+/// takes a core for so long that callers would feel it.
+fn step_back() {
+    // Of no account where it is not allowed.
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "the keeper's priority could not be lowered");
     }
 }
 
