@@ -17,7 +17,7 @@ const IN_FLIGHT: usize = 64;
 /// Until the index has on disk what was fetched: it writes every five seconds.
 const SETTLE: Duration = Duration::from_secs(11);
 /// Tasks that end in one measurement.
-const ENDS: usize = 8;
+const ENDS: usize = 16;
 
 /// Many credentials to one: of processor time, and of what the caller waits.
 pub(crate) struct Ratio {

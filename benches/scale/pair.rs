@@ -54,9 +54,10 @@ pub(crate) async fn measure(few: &Broker, many: &Broker) -> Result<Pair, Fault> 
 async fn one(broker: &Broker, key: &str) -> Result<Round, Fault> {
     let tasks = broker.tasks().await?;
     // Long enough for whatever comes once a second to come some times.
-    let lives = if is_quick() { step::LIVES } else { 10 * step::LIVES };
+    let (lives, ends) =
+        if is_quick() { (step::LIVES, 20) } else { (10 * step::LIVES, step::ENDS_MANY) };
     let (rate, life_ms) = step::live(broker, &tasks, (key, lives)).await?;
     let fetch_ms = step::fetch(broker, &tasks, key).await?;
-    let end_ms = step::ends(broker, &tasks, key).await?;
+    let end_ms = step::ends(broker, &tasks, (key, ends)).await?;
     Ok(Round { rate, life_ms, fetch_ms, end_ms })
 }

@@ -22,7 +22,7 @@ use crate::{
     tally::{Digest, Tally},
 };
 
-const CACHE_BYTES: u64 = 48 << 20;
+const CACHE_BYTES: u64 = 40 << 20;
 /// While a second one is written, which nobody reads.
 const COPY_CACHE_BYTES: u64 = 8 << 20;
 /// Octets copied before somebody is asked whether to go on: some tens of milliseconds.
