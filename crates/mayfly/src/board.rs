@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use mayfly_core::{Denial, Event, Record, Registrar, Sequence, Task, TaskId};
@@ -46,7 +46,8 @@ struct Durable {
 /// The side of those who watch.
 #[derive(Debug)]
 pub struct Board {
-    posts: broadcast::Sender<Posted>,
+    /// Made for the first who watches: its slots are made at once, a megabyte of them.
+    posts: OnceLock<broadcast::Sender<Posted>>,
     durable: watch::Sender<Durable>,
 }
 
@@ -54,7 +55,7 @@ impl Board {
     /// A board on which nothing is posted, and the driver's side of it. Everything up to `upto` is durable.
     #[must_use]
     pub fn new(upto: Sequence) -> (Arc<Self>, Poster) {
-        let posts = broadcast::Sender::new(CHANGES_MAX);
+        let posts = OnceLock::new();
         let durable = watch::Sender::new(Durable { upto, gone: None });
         let board = Arc::new(Self { posts, durable });
         let waiting = VecDeque::new();
@@ -64,7 +65,18 @@ impl Board {
     /// Everything that is ordered from here on, once it is durable.
     #[must_use]
     pub fn watch(&self) -> broadcast::Receiver<Posted> {
-        self.posts.subscribe()
+        self.posts.get_or_init(|| broadcast::Sender::new(CHANGES_MAX)).subscribe()
+    }
+
+    fn is_watched(&self) -> bool {
+        self.posts.get().is_some_and(|posts| posts.receiver_count() > 0)
+    }
+
+    fn post(&self, post: Posted) {
+        if let Some(posts) = self.posts.get() {
+            // Those who watched may have left.
+            drop(posts.send(post));
+        }
     }
 
     /// Waits until everything up to `at` is on disk.
@@ -91,7 +103,7 @@ impl Poster {
     /// Writes down what is ordered, if anybody watches.
     pub fn ordered(&mut self, registrar: &Registrar, records: &[(Sequence, Record)]) {
         let Some((last, _)) = records.last() else { return };
-        if self.board.posts.receiver_count() == 0 {
+        if !self.board.is_watched() {
             return;
         }
         if self.waiting.len() >= WAITING_MAX {
@@ -117,10 +129,10 @@ impl Poster {
     pub fn hear(&mut self, event: &Event) {
         if let Event::Journaled { upto } = event {
             self.board.durable.send_modify(|durable| durable.upto = *upto);
-            while self.waiting.front().is_some_and(|(at, _)| at <= upto) {
-                let post = self.waiting.pop_front();
-                // Those who watched may have left.
-                drop(post.map(|(_, post)| self.board.posts.send(post)));
+            while self.waiting.front().is_some_and(|(at, _)| at <= upto)
+                && let Some((_, post)) = self.waiting.pop_front()
+            {
+                self.board.post(post);
             }
         } else if *event == Event::JournalFailed {
             self.leave(Denial::JournalFailed);
@@ -129,7 +141,7 @@ impl Poster {
 
     fn leave(&self, why: Denial) {
         self.board.durable.send_modify(|durable| durable.gone = Some(why));
-        drop(self.board.posts.send(Posted::Gap));
+        self.board.post(Posted::Gap);
     }
 }
 
