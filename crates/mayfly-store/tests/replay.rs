@@ -17,6 +17,10 @@ use mayfly_core::{
 use mayfly_store::{Committed, Committer, IndexReport, OpenOptions, Store};
 use proptest::prelude::*;
 
+#[path = "../../../tests/fixtures/terms.rs"]
+mod terms;
+use terms::terms;
+
 const START: Timestamp = Timestamp(1_700_000_000_000);
 
 fn charter() -> Charter {
@@ -102,19 +106,7 @@ impl History {
             1 => (Binding::Socket, Holder::Socket, None),
             _ => (Binding::Lease, Holder::Lease, Some(Span(60_000 * u64::from(which)))),
         };
-        let terms = Terms {
-            profile: "p".into(),
-            path: "/p".into(),
-            owner: "o".into(),
-            binding,
-            stable_identity: false,
-            x509_ttl: Span(300_000),
-            jwt_ttl: Span(120_000),
-            task_ttl: None,
-            hint: String::new(),
-            federates_with: Vec::new(),
-            bounds: mayfly_core::Bounds::default(),
-        };
+        let terms = Terms { binding, ..terms() };
         let mut begin = Begin { parent, lease, ..Begin::new(terms, holder) };
         // Some count their credentials, and stop short.
         begin.mandate.budget.issuances = which.is_multiple_of(5).then_some(3);

@@ -4,12 +4,15 @@ use std::{collections::BTreeSet, sync::Arc, thread};
 
 use mayfly_audit::{Chain, Entry};
 use mayfly_core::{
-    Author, Binding, Bounds, Cause, Fact, Holder, Mandate, Record, Sequence, Snapshot, Span,
-    TaskId, Terms, Timestamp,
+    Author, Cause, Fact, Holder, Mandate, Record, Sequence, Snapshot, Span, TaskId, Timestamp,
 };
 
+use self::terms::terms;
 use super::*;
 use crate::{IndexReport, Journal as _, OpenOptions, Opened, Store};
+
+#[path = "../../../../tests/fixtures/terms.rs"]
+mod terms;
 
 const START: Timestamp = Timestamp(1_700_000_000_000);
 /// Tasks that begin and end together, a day after the lot before: as many records as the keeper folds at
@@ -236,22 +239,9 @@ fn task(number: u64) -> TaskId {
 }
 
 fn began(task: TaskId) -> Fact {
-    let terms = Terms {
-        profile: "p".into(),
-        path: "/p".into(),
-        owner: "o".into(),
-        binding: Binding::Lease,
-        stable_identity: false,
-        x509_ttl: Span(300_000),
-        jwt_ttl: Span(120_000),
-        task_ttl: None,
-        hint: String::new(),
-        federates_with: Vec::new(),
-        bounds: Bounds::default(),
-    };
     Fact::Began {
         task,
-        terms: terms.into(),
+        terms: terms().into(),
         holder: Holder::Lease,
         parent: None,
         mandate: Arc::new(Mandate::of_intent("to be compacted")),
