@@ -449,26 +449,17 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Opens sled's files, waiting for a handle of ours that is on its way out: sled's threads let go of
-/// their lock some moments after the handle is dropped. Nobody else can hold it, because the data
-/// directory is locked.
-fn open_rows(dir: &Path, cache_bytes: u64) -> Result<sled::Db, sled::Error> {
-    let mut tries_left = LOCK_TRIES_MAX;
-    loop {
-        let config = sled::Config::new().path(dir).cache_capacity(cache_bytes);
-        match config.flush_every_ms(Some(FLUSH_MS)).open() {
-            Err(sled::Error::Io(error))
-                if tries_left > 0 && error.to_string().contains("could not acquire lock") =>
-            {
-                tries_left -= 1;
-                thread::sleep(LOCK_PAUSE);
-            }
-            opened => return opened,
-        }
+/// Opens sled's files, waiting for a handle of ours that is on its way out.
+fn open_rows(dir: &Path, cache_bytes: u64) -> Result<sled::Db, IndexError> {
+    if dir.join("db").exists() {
+        wait_until_closed(dir)?;
     }
+    let config = sled::Config::new().path(dir).cache_capacity(cache_bytes);
+    Ok(config.flush_every_ms(Some(FLUSH_MS)).open()?)
 }
 
-/// Waits for the same without opening.
+/// Sled's threads let go of their lock some moments after the handle is dropped. Nobody else can hold it,
+/// because the data directory is locked.
 fn wait_until_closed(dir: &Path) -> Result<(), IndexError> {
     let file = File::open(dir.join("db"))
         .map_err(|error| IndexError(format!("cannot look at sled's file: {error}")))?;
