@@ -11,7 +11,9 @@
 //!
 //! The parts, by noun: `meet` finds or opens the caller's tasks, `named` finds those that others act for,
 //! `narrow` says how far a task may go, `admit` says who is served first, with `queue` for those that wait,
-//! `ahead` holds what was promised before anybody asked, `due` says what is due when, `keys` which wish began what, `issue` promises and releases credentials, `end` ends, suspends and revokes, `detect` finds misuse, `fold` turns records into state, `query` reads.
+//! `ahead` holds what was promised before anybody asked, `due` says what is due when, `keys` which wish began
+//! what, `issue` promises and releases credentials, `end` ends, suspends and revokes, `detect` finds
+//! misuse, `fold` turns records into state, `query` reads.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet, VecDeque},

@@ -180,8 +180,11 @@ impl Drop for Keeper {
 /// Lets everybody else go first: nobody waits for what is done here, and a fold of a second's records
 /// takes a core for so long that callers would feel it.
 fn step_back() {
-    // Of no account where it is not allowed.
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+    use rustix::process::{getpriority_process, setpriority_process};
+    // Whoever started the broker may have meant it to be nicer still. Of no account where it is not allowed.
+    let stepped =
+        getpriority_process(None).and_then(|given| setpriority_process(None, given.max(NICE)));
+    if let Err(error) = stepped {
         tracing::debug!(%error, "the keeper's priority could not be lowered");
     }
 }
@@ -308,9 +311,23 @@ mod tests {
     }
 
     #[test]
+    fn the_keeper_steps_back_alone_and_never_forward() {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let before = nice();
+        let stepping = move || {
+            step_back();
+            let once = nice();
+            rustix::process::setpriority_process(None, 19).unwrap();
+            step_back();
+            (once, nice())
+        };
+        assert_eq!(std::thread::spawn(stepping).join().unwrap(), (before.max(NICE), 19));
+        assert_eq!(nice(), before, "other threads are as they were");
+    }
+
+    #[test]
     fn a_stop_is_heard_while_the_index_is_written_anew_and_the_sentinel_follows() {
         let (dir, index, compaction) = grown();
-        let before = index.size().unwrap();
         let recovery = Log::recover(dir.path(), Shard(0), Sequence(0), |_| {}).unwrap();
         let log = recovery.open(Log::SEGMENT_BYTES).unwrap();
         let tools = Tools {
@@ -325,12 +342,13 @@ mod tests {
         let sentinel_at = Sequence(0);
         let mut work = Work { tools, compaction, desk, sentinel_at };
         work.compact();
-        let index = work.tools.index.as_ref().unwrap();
-        assert_eq!(index.size().unwrap(), before);
+        // Its size says nothing: sled gives some of it back when it likes.
+        let is_due = |work: &Work| work.compaction.is_due(work.tools.index.as_ref().unwrap());
+        assert!(is_due(&work), "it was given up, and has not failed");
         let sentinel = work.tools.sentinel.read().unwrap();
         assert!(matches!(sentinel, Found::Sentinel(Sentinel { sequence: Sequence(9), .. })));
         work.desk.mail().is_stopped = false;
         work.compact();
-        assert!(work.tools.index.unwrap().size().unwrap() < before);
+        assert!(!is_due(&work), "it was written anew");
     }
 }
