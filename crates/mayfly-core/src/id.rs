@@ -192,12 +192,14 @@ pub fn check_path(path: &str) -> Result<(), InvalidId> {
     Ok(())
 }
 
-/// A task's name: 128 random bits, never used twice. Written as 32 lower-case hexadecimal digits.
+/// A task's name, never used twice: 16 octets that nobody can guess. Written as 32 lower-case hexadecimal
+/// digits. The shell makes UUIDs of version 7 (RFC 9562 §5.7), so that mostly a later task has the greater name;
+/// nothing here relies on it.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct TaskId([u8; 16]);
 
 impl TaskId {
-    /// Wraps 16 random bytes.
+    /// Wraps 16 bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)

@@ -110,7 +110,8 @@ impl LocalDesk {
         let mut verdict = self.policy.current().judge(evidence);
         verdict.permits.retain(|terms| is_within(within, &terms.profile));
         let epoch = verdict.epoch;
-        let luck = verdict.permits.iter().map(|_| clock::task_id()).collect();
+        let now = (self.clock)();
+        let luck = verdict.permits.iter().map(|_| clock::task_id(now)).collect();
         let caller = evidence.caller.clone();
         (epoch, move |ticket| Event::Met { ticket, caller, verdict, luck, wish })
     }

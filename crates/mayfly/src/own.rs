@@ -244,7 +244,7 @@ impl Own {
             let epoch = self.policy.current().epoch();
             let verdict = Verdict { epoch, permits: vec![self.terms.clone()] };
             let caller = Caller { lineage: vec![self.process], ..Caller::default() };
-            let luck = vec![clock::task_id()];
+            let luck = vec![clock::task_id((self.clock)())];
             let met = move |ticket| Event::Met { ticket, caller, verdict, luck, wish: None };
             match self.inbox.introduce(met).await {
                 Ok(found) => {

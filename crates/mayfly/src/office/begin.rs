@@ -94,7 +94,8 @@ impl LocalOffice {
             deadline: wish.deadline,
             lease: wish.lease,
         };
-        let (luck, first) = (clock::task_id(), Some(u64::from_be_bytes(clock::luck())));
+        let luck = clock::task_id((self.0.clock)());
+        let first = Some(u64::from_be_bytes(clock::luck()));
         let asked = |ticket| Event::BeginAsked { ticket, begin, luck, first };
         match self.0.inbox.order_and(asked, |r, id, _| r.task(id).map(Start::of)).await {
             Ok(start) => self.begun(start.ok_or(Denial::TaskEnded)?).await,
