@@ -157,6 +157,13 @@ pub struct Credential {
     pub revoked_at: Option<Timestamp>,
 }
 
+impl Credential {
+    /// Whether somebody may still rely on it at `at`, for all that its own end has passed.
+    pub(crate) fn outlives(&self, at: Timestamp) -> bool {
+        self.not_after.plus(limits::FORGET_AFTER) > at
+    }
+}
+
 /// The next free slot of each live window.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Slots(BTreeMap<Window, u32>);

@@ -20,6 +20,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod batch;
+mod credentials;
 pub mod dwelling;
 pub mod event;
 pub mod evidence;

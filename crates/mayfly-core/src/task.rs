@@ -6,6 +6,7 @@ use alloc::{collections::BTreeSet, string::String, sync::Arc, vec::Vec};
 use core::fmt;
 
 use crate::{
+    credentials::Credentials,
     evidence::Holder,
     id::{InvalidId, SpiffeId, TaskId, TaskVersion, TrustDomain},
     ledger::{Credential, Place},
@@ -290,8 +291,8 @@ pub struct Task {
     pub children: BTreeSet<TaskId>,
     /// Its places in the status bitmaps.
     pub places: Vec<(TaskVersion, Place)>,
-    /// Its unexpired credentials.
-    pub credentials: Vec<Credential>,
+    /// Its unexpired credentials, with what was revoked before its end: see [`Self::credentials`].
+    pub(crate) credentials: Credentials,
     /// Whether the holder is known to be gone. Until then an ended task is remembered, or its holder
     /// would simply be met anew.
     pub(crate) holder_gone: bool,
@@ -316,12 +317,24 @@ impl Task {
         }
     }
 
+    /// Its unexpired credentials, certificates first. Its end is their end: nobody has to mark each of them.
+    pub fn credentials(&self) -> impl Iterator<Item = Credential> {
+        let end = match self.state {
+            State::Ended { at, .. } => Some(at),
+            State::Active | State::Quarantined { .. } => None,
+        };
+        self.credentials.iter().map(move |credential| {
+            let ended = end.filter(|at| credential.outlives(*at));
+            Credential { revoked_at: credential.revoked_at.or(ended), ..*credential }
+        })
+    }
+
     /// When this task may be forgotten, once it has ended and its holder is gone.
     pub(crate) fn forget_at(&self) -> Option<Timestamp> {
         let State::Ended { at, .. } = self.state else {
             return None;
         };
-        let last = self.credentials.iter().map(|credential| credential.not_after).max();
+        let last = self.credentials.latest();
         Some(last.map_or(at, |last| last.max(at)).plus(crate::limits::FORGET_AFTER))
     }
 

@@ -28,6 +28,7 @@ pub(crate) fn view(task: Task) -> wire::TaskView {
     };
     let (tier, reach) = (task.tier(), task.reach());
     let spiffe_id = task.spiffe_id().to_string();
+    let credentials = task.credentials().map(|one| credential(&one)).collect();
     let mandate = Arc::unwrap_or_clone(task.mandate);
     wire::TaskView {
         task: task.id.to_string(),
@@ -46,7 +47,7 @@ pub(crate) fn view(task: Task) -> wire::TaskView {
         cause: cause.to_owned(),
         ended_at_ms: ended_at,
         exit,
-        credentials: task.credentials.iter().map(credential).collect(),
+        credentials,
         scope: Some(scope(&mandate.scope)),
         risk: tier.name().to_owned(),
         triggers: mandate.triggers.iter().map(|one| one.name().to_owned()).collect(),

@@ -82,10 +82,9 @@ impl Registrar {
 
     /// When the newest credential of that kind expires which the task can use.
     fn end_of_held(&self, task: &Task, kind: Kind) -> Option<Timestamp> {
-        // The newest stand last. Only who waits pays for a search behind thousands of another kind.
-        let held = task.credentials.iter().rev().find(|credential| {
-            credential.kind == kind
-                && credential.version == task.version
+        // The newest stand last.
+        let held = task.credentials.of(kind).iter().rev().find(|credential| {
+            credential.version == task.version
                 && credential.revoked_at.is_none()
                 && credential.not_after > self.now
                 && !self.is_ahead(task.id, credential.serial)

@@ -100,7 +100,7 @@ impl Registrar {
         let Some(task) = self.holder_of(serial) else {
             return Some((None, self.unheld(serial)));
         };
-        let Some(credential) = task.credentials.iter().rev().find(|c| c.serial == *serial) else {
+        let Some(credential) = task.credentials.find(serial) else {
             return Some((Some(task.id), Finding::Unexplained));
         };
         let finding = match (showing.claim, task.state) {

@@ -259,12 +259,14 @@ impl Registrar {
     }
 
     pub(super) fn revoke_asked(&mut self, ticket: Ticket, serial: Serial, author: Author) {
-        let holds = |task: &&Task| task.credentials.iter().any(|c| c.serial == serial);
-        let Some(task) = self.holder_of(&serial).filter(holds) else {
+        let found = self.holder_of(&serial).and_then(|task| {
+            let mut named = task.credentials().filter(|c| c.serial == serial);
+            named.next().map(|credential| (task, credential.revoked_at.is_some()))
+        });
+        let Some((task, known)) = found else {
             return self.refuse(ticket, Denial::SerialUnknown, (None, ""));
         };
         let (id, version) = (task.id, task.version);
-        let known = task.credentials.iter().any(|c| c.serial == serial && c.revoked_at.is_some());
         if !known {
             self.journal(Fact::CredentialRevoked { task: id, serial, author });
             self.effects.push_back(Effect::Close { task: id, why: Closing::Changed });

@@ -5,6 +5,7 @@ use alloc::{collections::BTreeSet, sync::Arc, vec::Vec};
 
 use super::{Charter, Ground, Registrar, RevokedCertificate, Timer, due::Due, keys::Keys};
 use crate::{
+    credentials::Credentials,
     event::Effect,
     evidence::Holder,
     id::{Position, Sequence, TaskId, TaskVersion},
@@ -187,6 +188,7 @@ impl Registrar {
                 let mandate = Arc::make_mut(&mut task.mandate);
                 mandate.intent.clone_from(intent);
                 mandate.scope.clone_from(scope);
+                overtake(task, record.at, old);
                 revoke(task, (record.at, Ground::Overtaken), |version| version <= old)
             }
             Fact::Transferred { task, owner } => {
@@ -232,7 +234,7 @@ impl Registrar {
             state: State::Active,
             children: BTreeSet::new(),
             places: Vec::new(),
-            credentials: Vec::new(),
+            credentials: Credentials::default(),
             holder_gone: false,
             unseen: false,
         };
@@ -299,12 +301,12 @@ impl Registrar {
         let Some(task) = self.tasks.get(&id) else {
             return Vec::new();
         };
-        let current = task.credentials.iter().filter(|credential| {
+        let current = task.credentials.of(Kind::X509).iter().filter(|credential| {
             credential.version == task.version
                 && credential.revoked_at.is_none()
-                && credential.not_after.plus(limits::FORGET_AFTER) > at
+                && credential.outlives(at)
         });
-        current.filter_map(|credential| certificate(credential, (at, Ground::Suspended))).collect()
+        current.map(|credential| entry(credential, (at, Ground::Suspended))).collect()
     }
 
     fn fold_renewed(&mut self, id: TaskId, lease_until: Timestamp) {
@@ -319,19 +321,20 @@ impl Registrar {
 
     fn fold_revoked(&mut self, task: TaskId, serial: Serial, at: Timestamp) -> Outcome {
         let task = self.tasks.get_mut(&task);
-        let mut credentials = task.into_iter().flat_map(|task| task.credentials.iter_mut());
-        let Some(credential) = credentials.find(|c| c.serial == serial) else {
+        let Some(credential) = task.and_then(|task| task.credentials.find_mut(&serial)) else {
             return Outcome::default();
         };
         credential.revoked_at = Some(at);
         let until = credential.not_after.plus(limits::FORGET_AFTER);
-        let certificates = certificate(credential, (at, Ground::Alone)).into_iter().collect();
+        let is_certificate = credential.kind == Kind::X509;
+        let certificates = is_certificate.then(|| entry(credential, (at, Ground::Alone)));
+        let certificates = certificates.into_iter().collect();
         let changes = [Change::Serial(serial, until)].into();
         Outcome { changes, certificates, ..Outcome::default() }
     }
 }
 
-/// Marks the credentials of the versions that are over, and says what verifiers have to learn.
+/// Marks the certificates of the versions that are over, and says what verifiers have to learn.
 fn revoke(
     task: &mut Task,
     (at, ground): (Timestamp, Ground),
@@ -341,27 +344,32 @@ fn revoke(
     let live = places.filter(|(_, place)| place.window.forget_at() > at);
     let changes = live.map(|(_, place)| Change::Place(*place, Status::Revoked)).collect();
     let mut certificates = Vec::new();
-    for credential in &mut task.credentials {
-        if !over(credential.version) || credential.not_after.plus(limits::FORGET_AFTER) <= at {
-            continue;
-        }
+    for credential in task.credentials.of_mut(Kind::X509) {
         // What was revoked before stands on the list already, with its own instant and ground.
-        if credential.revoked_at.is_none() {
+        if over(credential.version) && credential.revoked_at.is_none() && credential.outlives(at) {
             credential.revoked_at = Some(at);
-            certificates.extend(certificate(credential, (at, ground)));
+            certificates.push(entry(credential, (at, ground)));
         }
     }
     Outcome { changes, certificates, ..Outcome::default() }
 }
 
-/// The entry for a credential, if it is a certificate.
-fn certificate(
-    credential: &Credential,
+/// Marks the tokens that an amendment has overtaken. After an end there is nothing to mark.
+fn overtake(task: &mut Task, at: Timestamp, old: TaskVersion) {
+    for token in task.credentials.of_mut(Kind::Jwt) {
+        if token.version <= old && token.revoked_at.is_none() && token.outlives(at) {
+            token.revoked_at = Some(at);
+        }
+    }
+}
+
+/// A certificate's entry on the list.
+const fn entry(
+    certificate: &Credential,
     (revoked_at, ground): (Timestamp, Ground),
-) -> Option<RevokedCertificate> {
-    let Credential { serial, not_after, .. } = *credential;
-    let is_certificate = credential.kind == Kind::X509;
-    is_certificate.then_some(RevokedCertificate { serial, revoked_at, not_after, ground })
+) -> RevokedCertificate {
+    let Credential { serial, not_after, .. } = *certificate;
+    RevokedCertificate { serial, revoked_at, not_after, ground }
 }
 
 /// The same facts at another position. After a replay everything up to the last record is in the set,

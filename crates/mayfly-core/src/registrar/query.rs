@@ -131,8 +131,7 @@ impl Registrar {
             }
             State::Active => {}
         }
-        // The newest stand last, and they are asked about most.
-        let credential = task.credentials.iter().rev().find(|c| c.serial == *serial);
+        let credential = task.credentials.find(serial);
         let credential = credential.ok_or(Denial::SerialUnknown)?;
         if credential.version != task.version {
             return Err(Denial::TaskVersion);

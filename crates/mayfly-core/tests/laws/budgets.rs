@@ -61,7 +61,7 @@ fn r45_a_budget_is_kept_by_callers_that_come_together() {
             Event::Asked { ticket: Ticket(1_000 + number), basis, ask: Ask::X509, luck: number };
         bench.registrar.handle(bench.now, event);
     }
-    let promised = bench.registrar.task(task(1)).map(|task| task.credentials.len());
+    let promised = bench.registrar.task(task(1)).map(|task| task.credentials().count());
     assert_eq!(promised, Some(7), "P13");
     bench.tell(Event::JournalFailed);
     assert!(bench.released.is_empty());

@@ -164,7 +164,7 @@ impl Aim {
         let task = |id: &TaskId| registrar.task(*id).ok_or(Denial::TaskUnknown);
         let named: BTreeSet<TaskId> = match self {
             Self::Serial(serial) => {
-                let mut all = registrar.tasks().flat_map(|task| &task.credentials);
+                let mut all = registrar.tasks().flat_map(Task::credentials);
                 let found = all.find(|c| c.serial == *serial).ok_or(Denial::SerialUnknown)?;
                 let credentials = u64::from(found.revoked_at.is_none());
                 return Ok((Vec::new(), Revoked { tasks: 0, credentials }));
@@ -222,8 +222,8 @@ fn count(registrar: &Registrar, mut next: Vec<TaskId>, now: Timestamp) -> Revoke
         }
         next.extend(&task.children);
         revoked.tasks += 1;
-        let stands = |c: &&mayfly_core::Credential| c.revoked_at.is_none() && c.not_after > now;
-        revoked.credentials += task.credentials.iter().filter(stands).count() as u64;
+        let stands = |c: &mayfly_core::Credential| c.revoked_at.is_none() && c.not_after > now;
+        revoked.credentials += task.credentials().filter(stands).count() as u64;
     }
     revoked
 }
