@@ -26,8 +26,11 @@ use crate::index::{Draft, IndexError};
 /// To be raised when the meaning of rows changes: older indexes are rebuilt then.
 pub(crate) const VERSION: u8 = 2;
 
-/// Rows swept in one go; the rest waits for the next.
-const SWEEP_MAX: usize = 4096;
+/// Rows of a kind swept in one go, at least, and for each record that comes. The rest waits for the next: a
+/// window of many goes at the pace at which it came, for sled holds on to every page that one batch has
+/// changed.
+const SWEEP_LEAST: usize = 256;
+const SWEEP_EACH: usize = 2;
 /// After an end, when the last credential of any task must have been forgotten by core.
 const SWEEP_AFTER: Span = Span(limits::CREDENTIAL_TTL_MAX.0 + limits::FORGET_AFTER.0);
 /// When an amendment can no longer be the one that revoked a living credential.
@@ -88,17 +91,21 @@ pub(crate) fn take(draft: &mut Draft<'_>, entry: &Entry) -> Result<(), IndexErro
     }
 }
 
-/// Drops what nobody needs at `now`, which is the latest instant in the log.
-pub(crate) fn sweep(draft: &mut Draft<'_>, now: Timestamp) -> Result<(), IndexError> {
+/// Drops what nobody needs at `now`, which is the latest instant in the log, after `count` records.
+pub(crate) fn sweep(
+    draft: &mut Draft<'_>,
+    (now, count): (Timestamp, usize),
+) -> Result<(), IndexError> {
+    let most = SWEEP_LEAST.max(count.saturating_mul(SWEEP_EACH));
     // The first window that is still needed; see `Window::forget_at`.
     let live = Window::of(now.minus(limits::FORGET_AFTER)).0.to_be_bytes();
     for prefix in [b'p', b'w'] {
-        for key in draft.keys(vec![prefix]..key(prefix, &[&live]), SWEEP_MAX)? {
+        for key in draft.keys(vec![prefix]..key(prefix, &[&live]), most)? {
             draft.remove(&key)?;
         }
     }
     let later = now.0.saturating_add(1).to_be_bytes();
-    for key in draft.keys(vec![b'e']..key(b'e', &[&later]), SWEEP_MAX)? {
+    for key in draft.keys(vec![b'e']..key(b'e', &[&later]), most)? {
         let task = due_task(&key).ok_or_else(IndexError::bad_row)?;
         draft.remove(&key)?;
         forget(draft, task, now)?;
@@ -276,4 +283,30 @@ fn below(prefix: Vec<u8>) -> Range<Vec<u8>> {
         *byte += 1;
     }
     prefix..end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::Index;
+
+    #[test]
+    fn what_expired_together_goes_at_the_pace_at_which_records_come() {
+        let dir = tempfile::tempdir().unwrap();
+        let (index, _) = Index::open(&dir.path().join("index")).unwrap();
+        let mut draft = Draft::new(&index);
+        let window = Window(7);
+        for number in 0..1_000_u64 {
+            let name = [&window.0.to_be_bytes()[..], &number.to_be_bytes()];
+            draft.put(key(b'p', &name), Vec::new()).unwrap();
+        }
+        let mut left = |now, count| {
+            sweep(&mut draft, (now, count)).unwrap();
+            draft.keys(vec![b'p']..vec![b'q'], usize::MAX).unwrap().len()
+        };
+        assert_eq!(left(window.forget_at().minus(Span(1)), 1), 1_000);
+        assert_eq!(left(window.forget_at(), 1), 1_000 - SWEEP_LEAST);
+        assert_eq!(left(window.forget_at(), 300), 1_000 - SWEEP_LEAST - 300 * SWEEP_EACH);
+        assert_eq!(left(window.forget_at(), 1), 0);
+    }
 }

@@ -202,7 +202,7 @@ impl Index {
         for entry in entries {
             fold::take(&mut draft, entry)?;
         }
-        fold::sweep(&mut draft, meta.at)?;
+        fold::sweep(&mut draft, (meta.at, entries.len()))?;
         self.write(draft.changes, meta, draft.tally)
     }
 
@@ -385,7 +385,7 @@ pub(crate) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn new(index: &'a Index) -> Self {
+    pub(crate) fn new(index: &'a Index) -> Self {
         let tally = Tally { digest: index.meta.digest, octets: index.live };
         Self { rows: &index.rows, changes: BTreeMap::new(), tally }
     }
