@@ -89,6 +89,7 @@ impl Collector {
         options: CollectOptions,
         now: Timestamp,
     ) -> Result<Evidence, AttestError> {
+        let _turn = peer.memory().turn().await;
         // Before the full look: what changes between the two shows at the next glance.
         let glance = Glance::at(peer);
         let recall = |glance| peer.memory().recall(glance, options, now);

@@ -51,9 +51,17 @@ struct Look {
 
 /// The last full look at one peer.
 #[derive(Debug, Default)]
-pub(crate) struct Memory(Mutex<Option<Look>>);
+pub(crate) struct Memory {
+    last: Mutex<Option<Look>>,
+    looking: tokio::sync::Mutex<()>,
+}
 
 impl Memory {
+    /// One looks at a time; whoever waited finds what the one before has seen.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.looking.lock().await
+    }
+
     /// The evidence of the last full look, if it was at this and for this, and not long ago.
     pub(crate) fn recall(
         &self,
@@ -61,7 +69,7 @@ impl Memory {
         options: CollectOptions,
         now: Timestamp,
     ) -> Option<Evidence> {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let last = last.as_ref()?;
         let is_fresh = last.at <= now && now.since(last.at) < REMEMBERED_MAX;
         let is_same = (last.glance, last.options) == (glance, options);
@@ -76,6 +84,6 @@ impl Memory {
         (at, evidence): (Timestamp, &Evidence),
     ) {
         let look = Look { glance, options, at, evidence: evidence.clone() };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(look);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(look);
     }
 }

@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use mayfly_attest::Peer;
 use mayfly_core::{Denial, SpiffeId, TaskId};
 use tokio::{
@@ -27,7 +27,7 @@ use tonic::{service::Routes, transport::Server};
 
 use crate::{
     connection::{Connection, Mended},
-    guest::Guest,
+    guest::{Eyes, Guest},
     limits,
     listen::{Listener, Port},
     quota::{Quota, Seat},
@@ -74,10 +74,10 @@ pub enum Manner {
 }
 
 /// Every socket of this process, and who may come in.
-#[derive(Debug)]
 pub struct Doors {
     quota: Arc<Quota>,
     remote: Arc<Quota<IpAddr>>,
+    eyes: Option<Arc<dyn Eyes>>,
     open: Mutex<Open>,
     serving: TaskTracker,
 }
@@ -87,6 +87,12 @@ struct Open {
     of_tasks: BTreeMap<TaskId, watch::Sender<Option<Denial>>>,
     of_all: Vec<watch::Sender<Option<Denial>>>,
     shut: bool,
+}
+
+impl fmt::Debug for Doors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Doors").field("quota", &self.quota).finish_non_exhaustive()
+    }
 }
 
 impl Default for Doors {
@@ -107,7 +113,15 @@ impl Doors {
     /// The same, and as many from elsewhere as `remote` says.
     #[must_use]
     pub fn with_remote(quota: Arc<Quota>, remote: Arc<Quota<IpAddr>>) -> Self {
-        Self { quota, remote, open: Mutex::default(), serving: TaskTracker::new() }
+        let (open, serving) = (Mutex::default(), TaskTracker::new());
+        Self { quota, remote, eyes: None, open, serving }
+    }
+
+    /// The same, where whoever comes to a task's own socket is looked at with `eyes` as it comes, and not only
+    /// when it asks: there it mostly asks at once, and by then has been seen.
+    #[must_use]
+    pub fn with_eyes(self, eyes: Arc<dyn Eyes>) -> Self {
+        Self { eyes: Some(eyes), ..self }
     }
 
     /// Serves `routes` on `listener`. Whoever comes in stands for `socket`, if that is a task. Must be
@@ -125,7 +139,9 @@ impl Doors {
         }
         let (cut, place) = (CancellationToken::new(), listener.path().display().to_string());
         let door = Door { place, closing, cut };
-        let guests = guests(listener, (socket, Arc::clone(&self.quota)), door.clone());
+        let eyes = self.eyes.clone().filter(|_| socket.is_some());
+        let eyes = eyes.map(|eyes| (eyes, self.serving.clone()));
+        let guests = guests(listener, (socket, Arc::clone(&self.quota), eyes), door.clone());
         drop(self.serving.spawn(door.serve(server(), routes, guests)));
     }
 
@@ -227,10 +243,13 @@ impl Door {
     }
 }
 
+/// Who looks at callers as they come, and where that goes on.
+type Lookout = (Arc<dyn Eyes>, TaskTracker);
+
 /// Everybody who comes to a socket and is let in.
 fn guests(
     listener: Listener,
-    (socket, quota): (Option<TaskId>, Arc<Quota>),
+    (socket, quota, eyes): (Option<TaskId>, Arc<Quota>, Option<Lookout>),
     door: Door,
 ) -> impl Stream<Item = io::Result<Connection<Mended<UnixStream>, Seat>>> {
     // Sees who is there before a byte is read. Who cannot be seen or is one too many is not spoken
@@ -243,6 +262,11 @@ fn guests(
             tracing::warn!(uid = peer.uid(), "too many connections");
             return None;
         };
+        if let Some((eyes, looking)) = &eyes {
+            let sight = eyes.look(&peer);
+            // What it finds is remembered with the peer, and so is nothing if it fails: then the call says why.
+            drop(looking.spawn(sight.map(drop)));
+        }
         Some((Guest::new(peer, socket, door.closing.clone()), seat))
     };
     stream::unfold((listener, admit, door), |(listener, admit, door)| async move {

@@ -179,7 +179,7 @@ impl Broker {
             Services::new(Arc::clone(&desk), Arc::clone(&eyes), Arc::clone(&clock), names)
                 .await
                 .map_err(|error| BrokerError::Services(error.to_string()))?;
-        let doors = Arc::new(Doors::default());
+        let doors = Arc::new(Doors::default().with_eyes(Arc::clone(&eyes)));
         let routes = services.routes();
         let sockets =
             keep_sockets(seams.socket_work, about.paths.clone(), Arc::clone(&doors), routes);

@@ -1,6 +1,13 @@
 //! Sockets in the file system, and the octets that pass through them.
 
-use std::{os::unix::fs::PermissionsExt, time::Duration};
+use std::{
+    os::unix::fs::PermissionsExt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use mayfly_proto::spiffe::workload::{
     X509svidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient,
@@ -12,7 +19,10 @@ use tokio::{
 };
 use tonic::Code;
 
-use crate::common::{ask, channel, end, next, served, soon, task};
+use crate::{
+    common::{ask, channel, end, next, served, soon, task},
+    workload::Closed,
+};
 
 #[tokio::test]
 async fn a_socket_has_its_mode_is_refused_twice_and_goes_with_its_listener() {
@@ -95,7 +105,7 @@ async fn one_connection_too_many_is_closed_and_the_next_is_served_when_there_is_
     let served = served().await;
     let path = served.folder.path().join("small.sock");
     let quota = Quota::new(2, 2);
-    let doors = Doors::new(std::sync::Arc::clone(&quota));
+    let doors = Doors::new(Arc::clone(&quota));
     doors.open(None, Listener::bind(&path, 0o600).expect("free"), served.services.routes());
     let first = UnixStream::connect(&path).await.expect("room");
     let second = UnixStream::connect(&path).await.expect("room");
@@ -108,6 +118,25 @@ async fn one_connection_too_many_is_closed_and_the_next_is_served_when_there_is_
     let mut client = SpiffeWorkloadApiClient::new(channel(&path).await);
     let stream = soon(client.fetch_x509svid(ask(X509svidRequest {}))).await.expect("a stream");
     drop(next(&mut stream.into_inner()).await);
+}
+
+#[tokio::test]
+async fn whoever_comes_to_a_tasks_socket_is_seen_before_it_asks() {
+    let served = served().await;
+    let looks = Arc::new(AtomicUsize::new(0));
+    let quota = Quota::new(2, 2);
+    let doors = Doors::new(Arc::clone(&quota)).with_eyes(Arc::new(Closed(Arc::clone(&looks))));
+    let [alone, shared] = ["alone.sock", "shared.sock"].map(|name| served.folder.path().join(name));
+    for (socket, path) in [(None, &shared), (Some(task(1)), &alone)] {
+        let listener = Listener::bind(path, 0o600).expect("the path is free");
+        doors.open(socket, listener, served.services.routes());
+    }
+    let everybody = UnixStream::connect(&shared).await.expect("somebody listens");
+    crate::common::until("one is in", || quota.taken() == 1).await;
+    assert_eq!(looks.load(Ordering::SeqCst), 0, "it has not asked for anything");
+    let workload = UnixStream::connect(&alone).await.expect("somebody listens");
+    crate::common::until("it was seen", || looks.load(Ordering::SeqCst) == 1).await;
+    drop((everybody, workload));
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use crate::common::{
 
 /// Eyes that count how often they were opened, and see nothing.
 #[derive(Default)]
-struct Closed(Arc<AtomicUsize>);
+pub(crate) struct Closed(pub(crate) Arc<AtomicUsize>);
 
 impl Eyes for Closed {
     fn look(&self, _: &Peer) -> Sight {
