@@ -3,6 +3,8 @@
 //! `cargo bench -p mayfly --bench issue` measures; add `--profile dev` and `-- --quick` for a smoke
 //! run. `benches/README.md` says what is in each figure. The last line is one JSON object.
 
+#[path = "issue/durable.rs"]
+mod durable;
 #[path = "issue/floor.rs"]
 mod floor;
 mod granting;
@@ -50,9 +52,9 @@ fn main() -> Result<(), Fault> {
     core.tell();
     path.tell();
     say(&format!("  one raw signature took {:.1} us", raw.typical_us()));
-    // The same transport with everything ready, and what has to be signed: attestation, decision, disk and
-    // sockets would cost nothing.
-    let jwt_floor = path.median("floor_call") + core.median("jwt");
+    // The same transport, and what has to be signed and written down: attestation, decision, the log's chain
+    // and sockets would cost nothing.
+    let jwt_floor = path.median("floor_token");
     let signed = core.median("keyed") + core.median("lint");
     let life_floor = path.median("floor_visit") + 2.0 * path.median("floor_call") + signed;
     say(&format!("  below which nothing behind this transport comes: a token {jwt_floor:.2}"));

@@ -39,19 +39,33 @@ fn main() -> Result<(), Fault> {
     let dir = tempfile::tempdir()?;
     let (foreign, mut floor) = (Foreign::new(), Floor::new(dir.path())?);
     let mut told = Told::default();
+    if words.socket.is_none() {
+        // A caller that is alone has one thread: of more, each waking the next is a wait that is not the broker's.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let alone = dir.path().join("alone");
+        runtime.block_on(one_at_a_time(&alone, &words, (&mut floor, &mut told)))?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(play(&dir.path().join("broker"), &words, (&mut floor, &mut told)))?;
+    runtime.block_on(crowd(&dir.path().join("broker"), &words, &mut told))?;
     floor.tell();
     foreign.tell();
     measure::report(&told.figures);
     Ok(())
 }
 
-async fn play(
+/// Begin → certificate on an idle machine.
+async fn one_at_a_time(
     dir: &Path,
     words: &Words,
     (floor, told): (&mut Floor, &mut Told),
 ) -> Result<(), Fault> {
+    let house = House::open(dir).await?;
+    let script = Script { words, meter: Meter::new(Some(house.pid)) };
+    script.one_at_a_time(&house, floor, told).await?;
+    house.close().await
+}
+
+async fn crowd(dir: &Path, words: &Words, told: &mut Told) -> Result<(), Fault> {
     if let Some(socket) = &words.socket {
         let script = Script { words, meter: Meter::new(words.pid) };
         let socket = Arc::new(socket.clone());
@@ -60,8 +74,6 @@ async fn play(
     }
     let house = House::open(dir).await?;
     let script = Script { words, meter: Meter::new(Some(house.pid)) };
-    // The idle machine first: what comes later leaves work behind that the broker puts off.
-    script.one_at_a_time(&house, floor, told).await?;
     let tasks = house.residents(words.in_flight).await?;
     let sockets: Vec<_> = tasks.iter().map(Task::socket).collect();
     script.workload(&sockets, told).await?;

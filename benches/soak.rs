@@ -145,9 +145,9 @@ async fn live(shared: &Arc<Shared>, whole: Duration) -> Result<(), Fault> {
 /// grows afterwards is seen to grow.
 async fn start_anew(broker: Arc<Mutex<Broker>>, whole: Duration) -> Result<(f64, f64), Fault> {
     let began = Instant::now();
-    sleep_until(began + whole / 6).await;
+    sleep_until(began + whole / 12).await;
     let killed = broker.lock().await.restart(Signal::SIGKILL).await?;
-    sleep_until(began + whole / 3).await;
+    sleep_until(began + whole / 6).await;
     let stopped = broker.lock().await.restart(Signal::SIGTERM).await?;
     Ok((killed, stopped))
 }

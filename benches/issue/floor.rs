@@ -1,7 +1,7 @@
 //! What the transport alone costs: a server of the same kind on the same cores that has its answers ready.
 //!
-//! It attests nobody, decides nothing, signs nothing and writes nothing down; what its calls cost is below
-//! what anything behind the same gRPC library can reach.
+//! It attests nobody, decides nothing, and signs and writes down nothing but what it is asked to; what its
+//! calls cost is below what anything behind the same gRPC library can reach.
 
 use std::{path::Path, pin::Pin, process::Stdio};
 
@@ -21,6 +21,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
 
 use crate::{
+    durable::Durable,
     house::{appear, process_cpu_ns},
     measure::Fault,
     ratio::{Ratios, Raw},
@@ -28,6 +29,8 @@ use crate::{
 
 /// The word by which this program is told to be that server, and where.
 pub(crate) const SERVE: &str = "--serve-floor";
+/// The audience whose tokens are written down and signed for.
+const DURABLE: &str = "durable";
 const IN_FLIGHT: usize = 64;
 const CALLS_EACH: usize = 64;
 const VISITS: usize = 1024;
@@ -51,20 +54,24 @@ pub(crate) async fn measure(
     let endpoint = Endpoint::parse(&format!("unix://{}", socket.display()))?;
     for _ in 0..rounds {
         let clients: Vec<_> = (0..IN_FLIGHT).map(|_| WorkloadClient::new(&endpoint)).collect();
-        let warm = clients.iter().map(|client| client.fetch_jwt(&["bench"], None));
+        let warm = clients.iter().map(|client| client.fetch_jwt(&[DURABLE], None));
         stream::iter(warm).buffer_unordered(IN_FLIGHT).try_collect::<Vec<_>>().await?;
-        let signature = raw.cost()?;
-        let before = process_cpu_ns(pid)?;
-        let calls = clients.iter().map(|client| async move {
-            for _ in 0..CALLS_EACH {
-                client.fetch_jwt(&["bench"], None).await?;
-            }
-            Ok::<_, Fault>(())
-        });
-        stream::iter(calls).buffer_unordered(IN_FLIGHT).try_collect::<Vec<_>>().await?;
-        let cost = per(process_cpu_ns(pid)? - before, IN_FLIGHT * CALLS_EACH);
-        ratios
-            .add(("floor_call", "floor: a canned token over the same transport"), cost / signature);
+        for (audience, figure) in [
+            ("canned", ("floor_call", "floor: a canned token over the same transport")),
+            (DURABLE, ("floor_token", "floor: the same, with a line on disk and a signature")),
+        ] {
+            let signature = raw.cost()?;
+            let before = process_cpu_ns(pid)?;
+            let calls = clients.iter().map(|client| async move {
+                for _ in 0..CALLS_EACH {
+                    client.fetch_jwt(&[audience], None).await?;
+                }
+                Ok::<_, Fault>(())
+            });
+            stream::iter(calls).buffer_unordered(IN_FLIGHT).try_collect::<Vec<_>>().await?;
+            let cost = per(process_cpu_ns(pid)? - before, IN_FLIGHT * CALLS_EACH);
+            ratios.add(figure, cost / signature);
+        }
         drop(clients);
         visits(&endpoint, pid, (raw, &mut *ratios)).await?;
     }
@@ -105,7 +112,8 @@ pub(crate) fn serve(socket: &Path) -> Result<(), Fault> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = UnixListenerStream::new(UnixListener::bind(socket)?);
-        let service = SpiffeWorkloadApiServer::new(Canned);
+        let canned = Canned(Durable::new(&socket.with_extension("log"))?);
+        let service = SpiffeWorkloadApiServer::new(canned);
         tonic::transport::Server::builder()
             .add_service(service)
             .serve_with_incoming(listener)
@@ -114,7 +122,7 @@ pub(crate) fn serve(socket: &Path) -> Result<(), Fault> {
     })
 }
 
-struct Canned;
+struct Canned(Durable);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -151,8 +159,11 @@ impl SpiffeWorkloadApi for Canned {
 
     async fn fetch_jwtsvid(
         &self,
-        _request: Request<JwtsvidRequest>,
+        request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
+        if request.get_ref().audience.first().is_some_and(|first| first == DURABLE) {
+            self.0.sign().await.ok_or_else(|| Status::internal("nothing was written"))?;
+        }
         let svid = Jwtsvid {
             spiffe_id: "spiffe://example.org/agents/bench".into(),
             svid: "a".repeat(700),

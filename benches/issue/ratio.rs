@@ -4,7 +4,10 @@
 //! two things measured a few milliseconds apart does not, so each round measures the yardstick anew
 //! and the median of the rounds' ratios is what is reported.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
 
 use mayfly_sign::LeafKey;
 use ring::{
@@ -23,7 +26,7 @@ const MESSAGE: [u8; 460] = [7; 460];
 pub(crate) struct Raw {
     key: EcdsaKeyPair,
     rng: SystemRandom,
-    seen: RefCell<Vec<f64>>,
+    seen: Mutex<Vec<f64>>,
 }
 
 impl Raw {
@@ -32,24 +35,30 @@ impl Raw {
         let pkcs8 = LeafKey::generate()?.into_pkcs8();
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &pkcs8, &rng)
             .map_err(|_rejected| "the yardstick has no key")?;
-        Ok(Self { key, rng, seen: RefCell::default() })
+        Ok(Self { key, rng, seen: Mutex::default() })
+    }
+
+    /// One signature.
+    pub(crate) fn sign(&self) -> Result<(), Fault> {
+        let signature = self.key.sign(&self.rng, std::hint::black_box(&MESSAGE));
+        std::hint::black_box(signature.map_err(|_failed| "no signature")?);
+        Ok(())
     }
 
     /// What one signature costs at this moment, in nanoseconds of processor time.
     pub(crate) fn cost(&self) -> Result<f64, Fault> {
         let before = thread_cpu_ns();
         for _ in 0..SIGNATURES {
-            let signature = self.key.sign(&self.rng, std::hint::black_box(&MESSAGE));
-            std::hint::black_box(signature.map_err(|_failed| "no signature")?);
+            self.sign()?;
         }
         let cost = (thread_cpu_ns() - before) / f64::from(SIGNATURES);
-        self.seen.borrow_mut().push(cost);
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(cost);
         Ok(cost)
     }
 
     /// The median of what was seen, in microseconds.
     pub(crate) fn typical_us(&self) -> f64 {
-        quantile(&self.seen.borrow(), 0.5) / 1e3
+        quantile(&self.seen.lock().unwrap_or_else(PoisonError::into_inner), 0.5) / 1e3
     }
 }
 

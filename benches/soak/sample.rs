@@ -37,14 +37,14 @@ pub(crate) async fn watch(broker: Arc<Mutex<Broker>>, whole: Duration) -> Result
 }
 
 impl Samples {
-    /// Prints the lines; how steep they are in the second half, in MiB and files an hour.
+    /// Prints the lines; how steep they are in the last third, in MiB and files an hour.
     pub(crate) fn tell(&self) -> (f64, f64) {
-        let (memory, files) = (second_half(&self.memory), second_half(&self.files));
+        let (memory, files) = (last_third(&self.memory), last_third(&self.files));
         for (what, points) in [("MiB resident", memory), ("open files", files)] {
             let values: Vec<_> = points.iter().map(|(_, value)| *value).collect();
             let [least, p50, most] = [0.0, 0.5, 1.0].map(|q| quantile(&values, q));
             say(&format!(
-                "{what} in the second half: {least:.1} to {most:.1}, median {p50:.1}, {:+.2} an hour",
+                "{what} in the last third: {least:.1} to {most:.1}, median {p50:.1}, {:+.2} an hour",
                 slope(points) * 3600.0
             ));
         }
@@ -54,9 +54,10 @@ impl Samples {
     }
 }
 
-/// Both restarts are behind it, and as many ended tasks are remembered as there will be.
-fn second_half(points: &[(f64, f64)]) -> &[(f64, f64)] {
-    points.get(points.len() / 2..).unwrap_or_default()
+/// Both restarts are behind it, and two windows of expiry (ten minutes each, forgotten whole): as many ended
+/// tasks are remembered as there will be.
+fn last_third(points: &[(f64, f64)]) -> &[(f64, f64)] {
+    points.get(points.len() / 3 * 2..).unwrap_or_default()
 }
 
 /// The slope of the line of least squares.
