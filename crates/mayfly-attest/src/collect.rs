@@ -261,3 +261,40 @@ fn hex(bytes: &[u8; 32]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Waker},
+    };
+
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_while_somebody_looks_is_told_what_that_one_saw() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let peer = Peer::of(&one).unwrap();
+        let options = CollectOptions {
+            names: false,
+            sha256: false,
+            dwellings: false,
+            lineage: false,
+            ..CollectOptions::default()
+        };
+        let Some(glance) = Glance::at(&peer) else {
+            return eprintln!("SKIPPED: this kernel does not tell enough at a glance");
+        };
+        let (collector, now) = (Collector::default(), Timestamp(1_000));
+        let looking = peer.memory().turn().await;
+        let mut asking = pin!(collector.collect(&peer, options, now));
+        let mut nobody = Context::from_waker(Waker::noop());
+        assert!(asking.as_mut().poll(&mut nobody).is_pending(), "somebody looks");
+        let seen = Evidence::default();
+        peer.memory().keep(glance, options, (now, &seen));
+        drop(looking);
+        assert_eq!(asking.await.unwrap(), seen);
+    }
+}

@@ -265,7 +265,8 @@ fn guests(
         if let Some((eyes, looking)) = &eyes {
             let sight = eyes.look(&peer);
             // What it finds is remembered with the peer, and so is nothing if it fails: then the call says why.
-            drop(looking.spawn(sight.map(drop)));
+            // Not longer than the door is there: a name service that does not answer must not keep it open.
+            drop(looking.spawn(door.cut.clone().run_until_cancelled_owned(sight).map(drop)));
         }
         Some((Guest::new(peer, socket, door.closing.clone()), seat))
     };

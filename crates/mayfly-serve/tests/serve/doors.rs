@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
+use mayfly_attest::Peer;
 use mayfly_proto::spiffe::workload::{
     X509svidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient,
 };
-use mayfly_serve::{Doors, ListenError, Listener, Mended, quota::Quota};
+use mayfly_serve::{Doors, Eyes, ListenError, Listener, Mended, guest::Sight, quota::Quota};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -137,6 +138,30 @@ async fn whoever_comes_to_a_tasks_socket_is_seen_before_it_asks() {
     let workload = UnixStream::connect(&alone).await.expect("somebody listens");
     crate::common::until("it was seen", || looks.load(Ordering::SeqCst) == 1).await;
     drop((everybody, workload));
+}
+
+#[tokio::test]
+async fn a_look_that_does_not_end_keeps_no_door_open() {
+    let served = served().await;
+    let looks = Arc::new(AtomicUsize::new(0));
+    let doors = Doors::default().with_eyes(Arc::new(Staring(Arc::clone(&looks))));
+    let path = served.folder.path().join("alone.sock");
+    let listener = Listener::bind(&path, 0o600).expect("the path is free");
+    doors.open(Some(task(1)), listener, served.services.routes());
+    let workload = UnixStream::connect(&path).await.expect("somebody listens");
+    crate::common::until("it is looked at", || looks.load(Ordering::SeqCst) == 1).await;
+    drop(workload);
+    soon(doors.shut()).await;
+}
+
+/// Eyes that count how often they were opened, and never see anything.
+struct Staring(Arc<AtomicUsize>);
+
+impl Eyes for Staring {
+    fn look(&self, _: &Peer) -> Sight {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::pending())
+    }
 }
 
 #[tokio::test]
