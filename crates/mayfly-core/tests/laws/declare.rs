@@ -1,9 +1,11 @@
 //! What tasks declare, who answers for them, how they change and how they fail (R9, R10, R15, R16).
 
+use std::collections::BTreeMap;
+
 use mayfly_core::{
     Amendment, Ask, Author, Basis, Begin, Binding, Cause, Denial, Event, Extent, Holder, Mandate,
-    OnFailure, Part, PolicyEpoch, ProcessKey, Scope, Span, State, Status, TaskId, TaskVersion,
-    Ticket, Tier, Trigger, scope::Dimension,
+    OnFailure, Part, PolicyEpoch, ProcessKey, Registrar, Scope, Span, State, Status, TaskId,
+    TaskVersion, Ticket, Tier, Trigger, scope::Dimension,
 };
 
 use crate::bench::{Bench, START, begin, task, terms};
@@ -283,4 +285,38 @@ fn r16_a_release_brings_back_only_what_is_held() {
     bench.denials.clear();
     bench.tell(Event::Asked { ticket, basis, ask: Ask::X509, luck: 1 });
     assert_eq!(bench.denials, [Denial::TaskQuarantined]);
+}
+
+/// What an amendment has overtaken says when, and so does what went with its task, though nobody marks each
+/// token at an end; and what is over with its task is not revoked once more.
+#[test]
+fn each_credential_tells_when_it_was_over() {
+    let mut bench = Bench::new();
+    bench.begin(task(1), begin(None));
+    let jwt = || Ask::Jwt { audience: vec!["a".into()] };
+    let [old_token, old_certificate] =
+        [jwt(), Ask::X509].map(|ask| bench.ask(task(1), ask).expect("active").0);
+    bench.now = bench.now.plus(Span::from_secs(1));
+    let amended = bench.now;
+    let event = amend(bench.ticket(), task(1), actions(&["read"]), None);
+    bench.tell(event);
+    let token = bench.ask(task(1), jwt()).expect("active").0;
+    let told = |registrar: &Registrar| -> BTreeMap<_, _> {
+        let task = registrar.task(task(1)).expect("remembered");
+        task.credentials().map(|one| (one.serial, one.revoked_at)).collect()
+    };
+    let expected = |of_token| {
+        let old = [old_token, old_certificate].map(|serial| (serial, Some(amended)));
+        old.into_iter().chain([(token, of_token)]).collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(told(&bench.registrar), expected(None));
+    bench.now = bench.now.plus(Span::from_secs(1));
+    bench.end(task(1));
+    for registrar in [&bench.registrar, &bench.replayed()] {
+        assert_eq!(told(registrar), expected(Some(bench.now)));
+    }
+    let (records, acknowledged) = (bench.journal.len(), bench.acknowledged);
+    let ticket = bench.ticket();
+    bench.tell(Event::RevokeAsked { ticket, serial: token, author: Author::default() });
+    assert_eq!((bench.journal.len(), bench.acknowledged), (records, acknowledged + 1));
 }
