@@ -2,11 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use nix::unistd::Pid;
+
 use crate::{
     drive::{self, Call},
     measure::{Fault, count, is_quick, quantile, say},
-    meter::Meter,
-    words::Words,
+    meter::{Cost, Meter},
+    words::{Words, word},
 };
 
 /// How the loops are run.
@@ -15,21 +17,61 @@ pub(crate) struct Loops {
     pub(crate) is_short: bool,
     lasting: Duration,
     rounds: usize,
-    /// Calls one after the other in each round.
-    alone: usize,
+    /// Calls one after the other in each round: ours, and the rival's.
+    alone: (usize, usize),
 }
 
 impl Loops {
     pub(crate) fn new(words: &Words) -> Result<Self, Fault> {
         let is_short = is_quick();
+        let alone = if is_short { 20 } else { 200 };
         Ok(Self {
             in_flight: words.in_flight,
             is_short,
             // A round is half as long as a loop of `load`: there are several of them, on both sides.
             lasting: words.lasting / 2,
             rounds: count("MAYFLY_BENCH_ROUNDS", (1, 3))?,
-            alone: if is_short { 20 } else { 200 },
+            alone: (alone, alone),
         })
+    }
+
+    /// The same against somebody whose calls take seconds: how long one takes alone is measured elsewhere.
+    pub(crate) const fn against_slow(&self) -> Self {
+        Self { alone: (self.alone.0, 0), ..*self }
+    }
+}
+
+/// The processes that a server is made of; none if nobody said which they are.
+#[derive(Clone)]
+pub(crate) struct Server(Vec<Meter>);
+
+impl Server {
+    pub(crate) fn new(pid: Pid) -> Self {
+        Self(vec![Meter::new(Some(pid))])
+    }
+
+    /// As the command line says after `flag`, with commas between them.
+    pub(crate) fn named(flag: &str) -> Result<Self, Fault> {
+        let pids = word(flag).unwrap_or_default();
+        let pids = pids.split(',').filter(|pid| !pid.is_empty());
+        let meter = |pid: &str| Ok(Meter::new(Some(Pid::from_raw(pid.parse()?))));
+        Ok(Self(pids.map(meter).collect::<Result<_, Fault>>()?))
+    }
+
+    fn start(&self) -> Result<Vec<Cost>, Fault> {
+        self.0.iter().map(Meter::start).collect()
+    }
+
+    /// Processor time of each of so many calls since then, of all processes together.
+    fn each_us(&self, since: Vec<Cost>, calls: usize) -> Result<f64, Fault> {
+        if self.0.is_empty() {
+            return Ok(f64::NAN);
+        }
+        let mut sum = 0.0;
+        for (meter, since) in self.0.iter().zip(since) {
+            sum += meter.stop(since)?.each(calls).server_us;
+        }
+        Ok(sum)
     }
 }
 
@@ -55,13 +97,13 @@ impl Duel {
     /// Lets both make their calls, round by round.
     pub(crate) async fn fight<A: Call, B: Call>(
         loops: &Loops,
-        ours: &(Arc<A>, Meter),
-        theirs: &(Arc<B>, Meter),
+        ours: &(Arc<A>, Server),
+        theirs: &(Arc<B>, Server),
     ) -> Result<Self, Fault> {
         let mut duel = Self::default();
         for _ in 0..loops.rounds {
-            duel.ours.round(loops, ours).await?;
-            duel.theirs.round(loops, theirs).await?;
+            duel.ours.round(loops, loops.alone.0, ours).await?;
+            duel.theirs.round(loops, loops.alone.1, theirs).await?;
         }
         Ok(duel)
     }
@@ -76,13 +118,19 @@ impl Side {
     async fn round<C: Call>(
         &mut self,
         loops: &Loops,
-        (call, meter): &(Arc<C>, Meter),
+        alone: usize,
+        (call, server): &(Arc<C>, Server),
     ) -> Result<(), Fault> {
-        let alone = drive::alone(&**call, loops.alone, meter).await?.check()?;
-        self.created.push(alone.wait_ms(0.5));
-        let pass = drive::closed(call, (loops.in_flight, loops.lasting), meter).await?.check()?;
+        // A server may be several processes, so their time is measured here.
+        let blind = Meter::new(None);
+        if alone > 0 {
+            let alone = drive::alone(&**call, alone, &blind).await?.check()?;
+            self.created.push(alone.wait_ms(0.5));
+        }
+        let since = server.start()?;
+        let pass = drive::closed(call, (loops.in_flight, loops.lasting), &blind).await?.check()?;
+        self.server_us.push(server.each_us(since, pass.done)?);
         self.per_second.push(pass.per_second);
-        self.server_us.push(pass.cost.server_us);
         self.p50.push(pass.wait_ms(0.5));
         self.p99.push(pass.wait_ms(0.99));
         Ok(())

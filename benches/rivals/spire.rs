@@ -1,7 +1,13 @@
 //! The server API of SPIRE, as much of it as a comparison needs: the numbers of fields and the names of
 //! calls, written down from its published interface.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use http::uri::PathAndQuery;
 use mayfly::clock;
@@ -11,17 +17,16 @@ use tonic_prost::ProstCodec;
 
 use crate::{
     drive::Call,
-    measure::{Fault, ms, say},
+    measure::Fault,
     words::{unix, word},
-    workload::{connect, fetch_x509},
+    workload::connect,
 };
 
-/// How long an entry may take to become a certificate, and the pause between two looks.
-const PATIENCE: Duration = Duration::from_secs(30);
-const BEAT: Duration = Duration::from_millis(5);
+/// A user number that no process has: whoever is to have it, no agent gives anybody what is his.
+const NOBODY: u32 = u32::MAX - 1;
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-struct SpiffeId {
+pub(crate) struct SpiffeId {
     #[prost(string, tag = "1")]
     trust_domain: String,
     #[prost(string, tag = "2")]
@@ -84,9 +89,17 @@ struct DeleteRequest {
     ids: Vec<String>,
 }
 
-/// Nobody looks at what became of it.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-struct DeleteResponse {}
+struct Deleted {
+    #[prost(message, optional, tag = "1")]
+    status: Option<Status>,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct DeleteResponse {
+    #[prost(message, repeated, tag = "1")]
+    results: Vec<Deleted>,
+}
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 struct MintRequest {
@@ -120,11 +133,29 @@ where
     Ok(grpc.unary(Request::new(question), path, codec).await?.into_inner())
 }
 
+/// Whether what was asked of one entry was done.
+fn done(status: Option<Status>) -> Result<(), Fault> {
+    let status = status.ok_or("nothing is said about the entry")?;
+    if status.code == 0 {
+        return Ok(());
+    }
+    Err(format!("the server says of an entry: {}", status.message).into())
+}
+
 /// A SPIRE server, by its private socket.
+#[derive(Clone)]
 pub(crate) struct Spire {
     socket: Arc<PathBuf>,
     channel: Channel,
     domain: String,
+    /// Entries that were made, so that no identity is asked for twice.
+    made: Arc<AtomicU32>,
+}
+
+/// An entry that the server has, and its identity.
+pub(crate) struct Registered {
+    entry: String,
+    pub(crate) id: String,
 }
 
 impl Spire {
@@ -132,11 +163,38 @@ impl Spire {
         let socket = Arc::new(unix(socket)?);
         let channel = connect(&socket).await?;
         let domain = word("--spire-domain").unwrap_or_else(|| "example.org".to_owned());
-        Ok(Self { socket, channel, domain })
+        Ok(Self { socket, channel, domain, made: Arc::default() })
     }
 
-    /// `MintX509SVID` over so many connections.
-    pub(crate) async fn minting(&self, connections: usize) -> Result<Mint, Fault> {
+    /// Makes an entry of an identity of its own, for whoever has the number `uid`.
+    pub(crate) async fn register(&self, parent: &SpiffeId, uid: u32) -> Result<Registered, Fault> {
+        let n = self.made.fetch_add(1, Ordering::Relaxed);
+        let path = format!("/bench/{}-{n}", std::process::id());
+        let id = format!("spiffe://{}{path}", self.domain);
+        let entry = Entry {
+            spiffe_id: Some(SpiffeId { trust_domain: self.domain.clone(), path }),
+            parent_id: Some(parent.clone()),
+            selectors: vec![Selector { kind: "unix".to_owned(), value: format!("uid:{uid}") }],
+            x509_svid_ttl: 300,
+            ..Entry::default()
+        };
+        let call = "/spire.api.server.entry.v1.Entry/BatchCreateEntry";
+        let question = CreateRequest { entries: vec![entry] };
+        let answer: CreateResponse = ask(self.channel.clone(), call, question).await?;
+        let created = answer.results.into_iter().next().ok_or("no entry was created")?;
+        done(created.status)?;
+        Ok(Registered { entry: created.entry.ok_or("an entry without a number")?.id, id })
+    }
+
+    pub(crate) async fn strike(&self, entry: Registered) -> Result<(), Fault> {
+        let call = "/spire.api.server.entry.v1.Entry/BatchDeleteEntry";
+        let question = DeleteRequest { ids: vec![entry.entry] };
+        let answer: DeleteResponse = ask(self.channel.clone(), call, question).await?;
+        done(answer.results.into_iter().next().and_then(|deleted| deleted.status))
+    }
+
+    /// `MintX509SVID` over so many connections; within the life of an entry if `entered`.
+    pub(crate) async fn minting(&self, connections: usize, entered: bool) -> Result<Mint, Fault> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -147,76 +205,13 @@ impl Spire {
         for _ in 0..connections.max(1) {
             channels.push(connect(&self.socket).await?);
         }
-        Ok(Mint { channels, csr })
-    }
-
-    /// From the wish for an entry until its certificate is at the agent's socket, some times.
-    pub(crate) async fn entry_to_svid_ms(&self, is_short: bool) -> Result<Vec<f64>, Fault> {
-        let (Some(socket), Some(parent)) = (word("--rival-socket"), word("--spire-parent")) else {
-            say(
-                "SKIPPED: entry → certificate needs `--rival-socket` and `--spire-parent spiffe://…`",
-            );
-            return Ok(Vec::new());
-        };
-        let socket = Arc::new(unix(&socket)?);
-        let parent = parse(&parent)?;
-        let mut waits = Vec::new();
-        for n in 0..(if is_short { 2 } else { 10 }) {
-            waits.push(self.entry_to_svid(&socket, (&parent, n)).await?);
-        }
-        Ok(waits)
-    }
-
-    async fn entry_to_svid(
-        &self,
-        socket: &Arc<PathBuf>,
-        (parent, n): (&SpiffeId, u32),
-    ) -> Result<f64, Fault> {
-        let path = format!("/bench/{}-{n}", std::process::id());
-        let id = format!("spiffe://{}{path}", self.domain);
-        let value = format!("uid:{}", rustix::process::geteuid().as_raw());
-        let entry = Entry {
-            spiffe_id: Some(SpiffeId { trust_domain: self.domain.clone(), path }),
-            parent_id: Some(parent.clone()),
-            selectors: vec![Selector { kind: "unix".to_owned(), value }],
-            x509_svid_ttl: 300,
-            ..Entry::default()
-        };
-        let began = clock::monotonic_ns();
-        let call = "/spire.api.server.entry.v1.Entry/BatchCreateEntry";
-        let question = CreateRequest { entries: vec![entry] };
-        let answer: CreateResponse = ask(self.channel.clone(), call, question).await?;
-        let created = answer.results.into_iter().next().ok_or("no entry was created")?;
-        let status = created.status.unwrap_or_default();
-        if status.code != 0 {
-            return Err(format!("no entry was created: {}", status.message).into());
-        }
-        let seen = tokio::time::timeout(PATIENCE, seen(socket, &id)).await;
-        let wait = ms(clock::monotonic_ns() - began);
-        let ids = created.entry.into_iter().map(|entry| entry.id).collect();
-        let call = "/spire.api.server.entry.v1.Entry/BatchDeleteEntry";
-        let _told: DeleteResponse = ask(self.channel.clone(), call, DeleteRequest { ids }).await?;
-        seen.map_err(|_elapsed| "an entry did not become a certificate")?;
-        Ok(wait)
+        // No agent has this name, so none is busy with the entries.
+        let parent = SpiffeId { trust_domain: self.domain.clone(), path: "/bench".to_owned() };
+        Ok(Mint { channels, csr, entered: entered.then(|| (self.clone(), parent)) })
     }
 }
 
-/// Asks until the identity is among those that are given.
-async fn seen(socket: &Arc<PathBuf>, id: &String) {
-    loop {
-        // A No is an answer that changes.
-        let given = match connect(socket).await {
-            Ok(channel) => fetch_x509(channel).await.unwrap_or_default(),
-            Err(_away) => Vec::new(),
-        };
-        if given.contains(id) {
-            return;
-        }
-        tokio::time::sleep(BEAT).await;
-    }
-}
-
-fn parse(id: &str) -> Result<SpiffeId, Fault> {
+pub(crate) fn parse(id: &str) -> Result<SpiffeId, Fault> {
     let rest = id.strip_prefix("spiffe://").ok_or("not a SPIFFE ID")?;
     let (trust_domain, path) = rest.split_once('/').ok_or("a SPIFFE ID without a path")?;
     Ok(SpiffeId { trust_domain: trust_domain.to_owned(), path: format!("/{path}") })
@@ -226,10 +221,12 @@ fn parse(id: &str) -> Result<SpiffeId, Fault> {
 pub(crate) struct Mint {
     channels: Vec<Channel>,
     csr: Vec<u8>,
+    /// Whose entries, and below whom, if each certificate is to have one.
+    entered: Option<(Spire, SpiffeId)>,
 }
 
-impl Call for Mint {
-    async fn call(&self, worker: usize, due: u64) -> Result<u64, Fault> {
+impl Mint {
+    async fn mint(&self, worker: usize) -> Result<(), Fault> {
         let at = worker.checked_rem(self.channels.len()).unwrap_or(0);
         let channel = self.channels.get(at).cloned().ok_or("no connection")?;
         let question = MintRequest { csr: self.csr.clone(), ttl: 300 };
@@ -238,6 +235,21 @@ impl Call for Mint {
         if answer.svid.is_none_or(|svid| svid.cert_chain.is_empty()) {
             return Err("an answer without a certificate".into());
         }
-        Ok(clock::monotonic_ns() - due)
+        Ok(())
+    }
+}
+
+impl Call for Mint {
+    async fn call(&self, worker: usize, due: u64) -> Result<u64, Fault> {
+        let entry = match &self.entered {
+            Some((spire, parent)) => Some((spire, spire.register(parent, NOBODY).await?)),
+            None => None,
+        };
+        self.mint(worker).await?;
+        let wait = clock::monotonic_ns() - due;
+        if let Some((spire, entry)) = entry {
+            spire.strike(entry).await?;
+        }
+        Ok(wait)
     }
 }

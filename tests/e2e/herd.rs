@@ -20,7 +20,7 @@ use crate::{
 };
 
 const CONNECTIONS: usize = 40;
-const TASKS: usize = 2_000;
+const TASKS: usize = 10_000;
 /// Tasks that are begun while the others come back.
 const NEW: usize = 100;
 /// Longer than a test may take: nobody is in need by the time that it comes back.
@@ -30,7 +30,7 @@ const TTL: &str = "60s";
 fn narrow() -> Site {
     let lease = format!("binding = \"lease\"\nx509_ttl = \"{TTL}\"");
     let config = with_broker_api(ORCHESTRATOR, "").replace("binding = \"lease\"", &lease);
-    Site::new(&format!("{config}\n[admission]\nsigning = 8\nwaiting = 200\n"))
+    Site::new(&format!("{config}\n[admission]\nsigning = 8\nwaiting = 1000\n"))
 }
 
 async fn begin(api: &Api, count: usize) -> Vec<String> {
