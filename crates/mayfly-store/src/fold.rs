@@ -8,7 +8,7 @@
 //! | key | value |
 //! |---|---|
 //! | `t` task, kind, (sequence) | a record about a task |
-//! | `p` window, task, sequence | a record about a credential, promise or revocation |
+//! | `p` window, sequence | a record about a credential, promise or revocation |
 //! | `w` window | the next free slot |
 //! | `k` parent, child | nothing; a parent is kept as long as its children |
 //! | `e` instant, task | nothing; a task that can be swept then, should core never say so |
@@ -24,7 +24,7 @@ use mayfly_core::{
 use crate::index::{Draft, IndexError};
 
 /// To be raised when the meaning of rows changes: older indexes are rebuilt then.
-pub(crate) const VERSION: u8 = 2;
+pub(crate) const VERSION: u8 = 3;
 
 /// Rows of a kind swept in one go, at least, and for each record that comes. The rest waits for the next: a
 /// window of many goes at the pace at which it came, for sled holds on to every page that one batch has
@@ -61,10 +61,10 @@ pub(crate) fn take(draft: &mut Draft<'_>, entry: &Entry) -> Result<(), IndexErro
                 // when its window is forgotten.
                 put_if_known(draft, *task, task_key(*task, COUNTED), row.clone())?;
             }
-            put_if_known(draft, *task, serial_key(*task, serial, entry.sequence), row)
+            add_if_known(draft, *task, serial_key(serial, entry.sequence), row)
         }
         Fact::CredentialRevoked { task, serial, .. } => {
-            put_if_known(draft, *task, serial_key(*task, serial, entry.sequence), row)
+            add_if_known(draft, *task, serial_key(serial, entry.sequence), row)
         }
         Fact::Ended { task, cause, exit, .. } => {
             put_if_known(draft, *task, task_key(*task, ENDED), row)?;
@@ -196,7 +196,20 @@ fn put_if_known(
     key: Vec<u8>,
     row: Vec<u8>,
 ) -> Result<(), IndexError> {
-    if draft.get(&task_key(task, BEGAN))?.is_some() { draft.put(key, row) } else { Ok(()) }
+    if draft.has(&task_key(task, BEGAN))? { draft.put(key, row) } else { Ok(()) }
+}
+
+/// The same for a key that has the record's place in it, and so was never there before.
+fn add_if_known(
+    draft: &mut Draft<'_>,
+    task: TaskId,
+    key: Vec<u8>,
+    row: Vec<u8>,
+) -> Result<(), IndexError> {
+    if draft.has(&task_key(task, BEGAN))? {
+        draft.add(key, row);
+    }
+    Ok(())
 }
 
 fn reserve(draft: &mut Draft<'_>, serial: &Serial) -> Result<(), IndexError> {
@@ -217,9 +230,9 @@ fn has_no_process(draft: &Draft<'_>, task: TaskId) -> Result<bool, IndexError> {
     Ok(matches!(began, Some(Fact::Began { holder, .. }) if holder.is_nobody()))
 }
 
-fn is_open_job(draft: &Draft<'_>, task: TaskId) -> Result<bool, IndexError> {
+fn is_open_job(draft: &mut Draft<'_>, task: TaskId) -> Result<bool, IndexError> {
     let is_job = matches!(began(draft, task)?, Some(Fact::Began { holder: Holder::Job, .. }));
-    Ok(is_job && draft.get(&task_key(task, ENDED))?.is_none())
+    Ok(is_job && !draft.has(&task_key(task, ENDED))?)
 }
 
 /// Keeps the amendments that may have revoked something alive, and the one before them, which says
@@ -262,9 +275,10 @@ fn task_key(task: TaskId, kind: u8) -> Vec<u8> {
     key(b't', &[task.as_bytes(), &[kind]])
 }
 
-fn serial_key(task: TaskId, serial: &Serial, sequence: Sequence) -> Vec<u8> {
+/// In the order in which they come, within a window: sled then writes where it wrote last.
+fn serial_key(serial: &Serial, sequence: Sequence) -> Vec<u8> {
     let window = serial.place().window.0.to_be_bytes();
-    key(b'p', &[&window, task.as_bytes(), &sequence.0.to_be_bytes()])
+    key(b'p', &[&window, &sequence.0.to_be_bytes()])
 }
 
 fn due_key(at: Timestamp, task: TaskId) -> Vec<u8> {

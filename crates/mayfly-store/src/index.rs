@@ -1,7 +1,8 @@
 //! The index: sled, checked by position and digest, and never believed beyond them.
 
 use std::{
-    collections::BTreeMap,
+    borrow::Borrow,
+    collections::{BTreeMap, HashSet},
     fs::{self, File},
     io, iter,
     num::NonZero,
@@ -188,21 +189,27 @@ impl Index {
         self.meta.chain
     }
 
-    /// Folds records in; all of them or none.
-    pub(crate) fn apply(&mut self, entries: &[Entry]) -> Result<(), IndexError> {
-        let Some(last) = entries.last() else {
-            return Ok(());
-        };
-        let mut meta = self.meta;
-        meta.position = last.sequence;
-        meta.chain = last.chain;
-        let latest = entries.iter().map(|entry| entry.record.at).max();
-        meta.at = latest.map_or(meta.at, |latest| latest.max(meta.at));
+    /// Folds records in; all of them or none. None is held for longer than its turn: thousands of them are
+    /// megabytes, which would be got from the kernel and given back each time.
+    pub(crate) fn apply<E: Borrow<Entry>>(
+        &mut self,
+        entries: impl IntoIterator<Item = Result<E, IndexError>>,
+    ) -> Result<(), IndexError> {
+        let (mut meta, mut count) = (self.meta, 0);
         let mut draft = Draft::new(self);
         for entry in entries {
+            let entry = entry?;
+            let entry = entry.borrow();
             fold::take(&mut draft, entry)?;
+            meta.position = entry.sequence;
+            meta.chain = entry.chain;
+            meta.at = meta.at.max(entry.record.at);
+            count += 1;
         }
-        fold::sweep(&mut draft, (meta.at, entries.len()))?;
+        if count == 0 {
+            return Ok(());
+        }
+        fold::sweep(&mut draft, (meta.at, count))?;
         self.write(draft.changes, meta, draft.tally)
     }
 
@@ -266,7 +273,7 @@ impl Index {
     /// Reads every row, on as many threads as there are cores.
     fn scan(&self) -> Result<Vec<Part>, IndexError> {
         let readers = thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX);
-        let edges = edges(readers);
+        let edges = self.edges(readers)?;
         thread::scope(|scope| {
             let read = |from: &Option<Vec<u8>>, to: &Option<Vec<u8>>| {
                 let (from, to) = (from.clone(), to.clone());
@@ -279,6 +286,24 @@ impl Index {
             });
             joined.collect()
         })
+    }
+
+    /// Where `readers` parts of about the same number of rows begin and end: nearly all rows are those of
+    /// tasks, whose names begin with the instant of their begin.
+    fn edges(&self, readers: usize) -> Result<Vec<Option<Vec<u8>>>, IndexError> {
+        let mut tasks = self.rows.range(b"t".as_slice()..b"u".as_slice()).keys();
+        let first = tasks.next().transpose()?.and_then(|key| place(&key));
+        let last = tasks.next_back().transpose()?.and_then(|key| place(&key));
+        let within = first.zip(last).into_iter().flat_map(|(first, last)| {
+            let step = last.saturating_sub(first) / readers as u64;
+            (1..readers as u64).map(move |at| first.saturating_add(step.saturating_mul(at)))
+        });
+        let within = within.map(|place| {
+            let mut key = b"t".to_vec();
+            key.extend(place.to_be_bytes());
+            Some(key)
+        });
+        Ok(iter::once(None).chain(within).chain([None]).collect())
     }
 
     pub(crate) fn flush(&self) -> Result<(), IndexError> {
@@ -369,12 +394,9 @@ impl Part {
     }
 }
 
-/// Where `readers` parts of about the same number of rows begin and end: nearly all rows are those of
-/// tasks, whose names are spread evenly.
-fn edges(readers: usize) -> Vec<Option<Vec<u8>>> {
-    let within = (1..readers).filter_map(|at| u8::try_from(at * 256 / readers).ok());
-    let within = within.map(|start| Some(vec![b't', start]));
-    iter::once(None).chain(within).chain([None]).collect()
+/// What the first octets of a key of a task say, as a number.
+fn place(key: &[u8]) -> Option<u64> {
+    key.get(1..)?.first_chunk().copied().map(u64::from_be_bytes)
 }
 
 /// Changes that are about to be made, and what the rows look like with them.
@@ -382,12 +404,14 @@ pub(crate) struct Draft<'a> {
     rows: &'a sled::Tree,
     changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     tally: Tally,
+    /// Keys that were found among the rows: the records of a lot are about few tasks.
+    found: HashSet<Vec<u8>>,
 }
 
 impl<'a> Draft<'a> {
     pub(crate) fn new(index: &'a Index) -> Self {
         let tally = Tally { digest: index.meta.digest, octets: index.live };
-        Self { rows: &index.rows, changes: BTreeMap::new(), tally }
+        Self { rows: &index.rows, changes: BTreeMap::new(), tally, found: HashSet::new() }
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
@@ -397,12 +421,31 @@ impl<'a> Draft<'a> {
         }
     }
 
+    pub(crate) fn has(&mut self, key: &[u8]) -> Result<bool, IndexError> {
+        if let Some(change) = self.changes.get(key) {
+            return Ok(change.is_some());
+        }
+        if self.found.contains(key) {
+            return Ok(true);
+        }
+        let is_there = self.rows.contains_key(key)?;
+        if is_there {
+            self.found.insert(key.to_vec());
+        }
+        Ok(is_there)
+    }
+
+    /// Puts in a row of which it is known that it is not there.
+    pub(crate) fn add(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.tally.add(&key, &value);
+        self.changes.insert(key, Some(value));
+    }
+
     pub(crate) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), IndexError> {
         if let Some(old) = self.get(&key)? {
             self.tally.subtract(&key, &old);
         }
-        self.tally.add(&key, &value);
-        self.changes.insert(key, Some(value));
+        self.add(key, value);
         Ok(())
     }
 
@@ -470,4 +513,31 @@ fn wait_until_closed(dir: &Path) -> Result<(), IndexError> {
         thread::sleep(LOCK_PAUSE);
     }
     Err(IndexError("sled does not let go of its files".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_share_what_began_within_an_hour() {
+        let dir = tempfile::tempdir().unwrap();
+        let (index, _) = Index::open(&dir.path().join("index")).unwrap();
+        assert_eq!(index.edges(2).unwrap(), [None, None], "there is nothing to share");
+        for number in 0..1_000_u64 {
+            let began_ms = 1_790_000_000_000 + number * 3_600;
+            let name = [&b"t"[..], &(began_ms << 16).to_be_bytes(), &[0; 9]].concat();
+            index.rows.insert(name, &b""[..]).unwrap();
+        }
+        for readers in [1, 2, 3, 8] {
+            let edges = index.edges(readers).unwrap();
+            assert_eq!(edges.len(), readers + 1);
+            let mut shares = edges.windows(2).map(|pair| {
+                let from = pair[0].clone().unwrap_or_else(|| b"t".to_vec());
+                let to = pair[1].clone().unwrap_or_else(|| b"u".to_vec());
+                index.rows.range(from..to).count()
+            });
+            assert!(shares.all(|share| share.abs_diff(1_000 / readers) <= 2), "{readers}");
+        }
+    }
 }

@@ -8,7 +8,7 @@
 
 use std::{
     collections::VecDeque,
-    io,
+    io, iter,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{Builder, JoinHandle},
     time::Duration,
@@ -242,16 +242,13 @@ impl Work {
             let Some(index) = slot.as_mut() else {
                 return Ok(None);
             };
-            let mut chunk: Vec<_> = backlog.drain(..backlog.len().min(CHUNK)).collect();
+            let next =
+                || reader.next(durable).map_err(|error| error.to_string().into()).transpose();
+            let late = backlog.drain(..backlog.len().min(CHUNK)).map(Ok);
+            index.apply(late.chain(iter::from_fn(next)).take(CHUNK))?;
             if backlog.is_empty() {
                 backlog.shrink_to_fit();
             }
-            while chunk.len() < CHUNK
-                && let Some(entry) = reader.next(durable).map_err(|error| error.to_string())?
-            {
-                chunk.push(entry);
-            }
-            index.apply(&chunk)?;
             index.forget(forgets)?;
             Ok(Some(index.position()))
         });

@@ -242,7 +242,7 @@ impl Candidate {
         self.snapshot = None;
         for chunk in tail.chunks(CHUNK) {
             if let Ok(index) = &mut self.index
-                && let Err(error) = guarded(|| index.apply(chunk))
+                && let Err(error) = guarded(|| index.apply(chunk.iter().map(Ok)))
             {
                 self.index = Err(error);
             }

@@ -128,13 +128,13 @@ fn an_index_that_cannot_be_written_anew_stays_in_use() {
     assert!(!compaction.is_due(&index), "it is not tried again at once");
     assert_eq!(fs::read(&fresh).unwrap(), b"in the way");
     let next = index.position().0 / (2 * LOT);
-    index.apply(&entries(next)).unwrap();
+    index.apply(entries(next).into_iter().map(Ok)).unwrap();
     fs::remove_file(&fresh).unwrap();
     compaction.retry_at = index.size().unwrap();
     assert!(compaction.is_due(&index), "it is when the file has grown on");
     let mut index = compaction.run(index, &mut || true).unwrap();
     assert!(index.size().unwrap() < before);
-    index.apply(&entries(next + 1)).unwrap();
+    index.apply(entries(next + 1).into_iter().map(Ok)).unwrap();
     let (live, snapshot) = (index.live(), index.snapshot().unwrap());
     drop(index);
     let (index, after) = Index::open(&compaction.dir).unwrap();
@@ -213,7 +213,7 @@ pub(crate) fn grown() -> (tempfile::TempDir, Index, Compaction) {
     // As if a fresh file took next to nothing.
     let compaction = Compaction { fresh_percent: 10, ..Compaction::new(path, 0) };
     for lot in 0..8 {
-        index.apply(&entries(lot)).unwrap();
+        index.apply(entries(lot).into_iter().map(Ok)).unwrap();
     }
     assert!(compaction.is_due(&index));
     (dir, index, compaction)
