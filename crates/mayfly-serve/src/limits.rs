@@ -81,6 +81,10 @@ pub const NONCE_BYTES_MAX: usize = 64;
 pub const HISTORY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Batches that are kept for them: two minutes of 500 a second.
 pub const HISTORY_BATCHES_MAX: usize = 65_536;
+/// How long a batch is kept for them. Whoever was away for longer is told everything.
+pub const HISTORY_FOR: Span = Span::from_secs(300);
+/// How often the feed looks for windows that are over, where nobody comes to follow: a walk over all of them.
+pub const FORGET_EACH: Span = Span::from_secs(60);
 /// Bytes of batches in one message, unless one alone is larger.
 pub const BATCHES_BYTES_MAX: usize = 1024 * 1024;
 /// Longest name in a report.
@@ -131,6 +135,8 @@ pub const PIPELINE_DEADLINE_MAX: Span = Span::from_secs(24 * 3600);
 
 const _: () = assert!(RETRY_MIN.0 < RETRY_MAX.0);
 const _: () = assert!(BATCHES_BYTES_MAX < HISTORY_BYTES_MAX);
+// A follower that is as slow as it may be is not taken for one that was away.
+const _: () = assert!(PACE_MAX.as_millis() < HISTORY_FOR.0 as u128);
 // The largest batch is all serials, 27 bytes each.
 const _: () = assert!(mayfly_core::limits::CHANGES_PER_BATCH_MAX * 27 < RESPONSE_BYTES_MAX / 2);
 const _: () = assert!(CONNECTIONS_PER_USER_MAX < CONNECTIONS_MAX);

@@ -50,6 +50,8 @@ pub struct Told {
     pub batch: Batch,
     /// The seal over its end.
     pub sealed: wire::Sealed,
+    /// When it was told, on the clock that only goes on.
+    pub at: Timestamp,
 }
 
 /// What a follower at some position has to hear.
@@ -71,6 +73,8 @@ pub struct Chain {
     history: VecDeque<Arc<Told>>,
     /// Bytes of all bodies in the history.
     bytes: usize,
+    /// When it last dropped what is over.
+    forgot_at: Timestamp,
 }
 
 impl Chain {
@@ -81,7 +85,7 @@ impl Chain {
         let position = set.position();
         let (shard, sequence) = (position.shard.0.to_be_bytes(), position.sequence.0.to_be_bytes());
         let hash = hash(&[b"mayfly.v1 start\0", &shard, &sequence, &at.0.to_be_bytes()]);
-        Self { set, hash, history: VecDeque::new(), bytes: 0 }
+        Self { set, hash, history: VecDeque::new(), bytes: 0, forgot_at: Timestamp(0) }
     }
 
     /// Where the chain stands.
@@ -117,14 +121,16 @@ impl Chain {
         Batch { from, to, hash: hash(&[BATCH_LABEL, &body]), body, prev: self.hash }
     }
 
-    /// Appends a batch that was drafted last, with the changes in it and its seal.
-    pub fn append(&mut self, batch: Batch, changes: &Changes, sealed: wire::Sealed) {
-        self.advance(batch.to, changes);
-        self.hash = batch.hash;
-        self.bytes += batch.body.len();
-        self.history.push_back(Arc::new(Told { batch, sealed }));
+    /// Appends a batch that was drafted last, with the changes in it.
+    pub fn append(&mut self, told: Told, changes: &Changes) {
+        self.advance(told.batch.to, changes);
+        self.hash = told.batch.hash;
+        self.bytes += told.batch.body.len();
+        let kept_since = told.at.minus(limits::HISTORY_FOR);
+        self.history.push_back(Arc::new(told));
         while self.bytes > limits::HISTORY_BYTES_MAX
             || self.history.len() > limits::HISTORY_BATCHES_MAX
+            || self.history.front().is_some_and(|oldest| oldest.at < kept_since)
         {
             let Some(oldest) = self.history.pop_front() else { break };
             self.bytes -= oldest.batch.body.len();
@@ -148,6 +154,14 @@ impl Chain {
     /// Drops the windows that nobody can show any more at `now`.
     pub fn forget(&mut self, now: Timestamp) {
         self.set.forget(now);
+        self.forgot_at = now;
+    }
+
+    /// The same, once in a while.
+    pub fn forget_at_times(&mut self, now: Timestamp) {
+        if now.since(self.forgot_at) >= limits::FORGET_EACH {
+            self.forget(now);
+        }
     }
 
     /// Whether the chain remembers having been at `position` with `hash`.
@@ -193,5 +207,30 @@ impl Chain {
     fn index(&self, position: Position) -> Option<usize> {
         let at = self.history.partition_point(|told| told.batch.from < position);
         self.history.get(at).filter(|told| told.batch.from == position).map(|_| at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mayfly_core::{Change, Place, Sequence, Shard, Slot, Status, Window};
+
+    use super::*;
+
+    #[test]
+    fn batches_are_kept_for_five_minutes() {
+        let mut chain = Chain::start(RevocationSet::default(), Timestamp(0));
+        let position = |sequence| Position { shard: Shard(0), sequence: Sequence(sequence) };
+        for second in 0..1_000_u32 {
+            let place = Place { window: Window(3_000_000), slot: Slot(second) };
+            let mut changes = Changes::default();
+            changes.take(Change::Place(place, Status::Revoked));
+            let batch = chain.draft(position(u64::from(second) + 1), &changes);
+            let at = Timestamp(u64::from(second) * 1_000);
+            chain.append(Told { batch, sealed: wire::Sealed::default(), at }, &changes);
+        }
+        assert!(chain.bytes_after(position(699)).is_some(), "told 300 seconds before the last");
+        assert!(chain.bytes_after(position(698)).is_none(), "told 301 seconds before it");
+        let bodies = chain.history.iter().map(|told| told.batch.body.len());
+        assert_eq!(bodies.sum::<usize>(), chain.bytes);
     }
 }

@@ -182,14 +182,16 @@ impl Hub {
             // This task alone moves the chain, so it may sign without holding it.
             let batch = self.chain().draft(to, changes);
             let sealed = self.seal(&head(to, batch.hash, at))?;
-            Some((batch, sealed))
+            Some(Told { batch, sealed, at })
         });
+        let wall = (self.means.wall)();
         let mut chain = self.chain.write().unwrap_or_else(PoisonError::into_inner);
         match sealed.flatten() {
-            Some((batch, sealed)) => chain.append(batch, changes, sealed),
+            Some(told) => chain.append(told, changes),
             // Too many changes, or nobody to sign them: whoever follows starts over.
             None => chain.leap(to, changes, at),
         }
+        chain.forget_at_times(wall);
     }
 
     /// Where the chain stands; the receiver is told of every step.

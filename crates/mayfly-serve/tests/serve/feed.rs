@@ -1,18 +1,28 @@
 //! The revocation feed: what is told, to whom, when and how often. That a reader believes it, and only
 //! it, is shown where the reader lives, in `mayfly-verify`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use mayfly_core::{
-    Change, Delta, Place, Position, Sequence, Serial, Shard, Slot, Status, Timestamp, Window,
-    batch, limits::CHANGES_PER_BATCH_MAX,
+    Change, Delta, Place, Position, RevocationSet, Sequence, Serial, Shard, Slot, Status,
+    Timestamp, Window, batch, limits::CHANGES_PER_BATCH_MAX,
 };
 use mayfly_proto::mayfly::v1::{
     self as wire, FollowRequest, FollowResponse, follow_response::Content,
 };
 use mayfly_serve::{
+    Clock,
     desk::{Report, Use},
-    feed::chain::Hash,
+    feed::{
+        chain::Hash,
+        hub::{Hub, Means},
+    },
     limits,
 };
 use prost::Message as _;
@@ -310,6 +320,31 @@ async fn the_history_has_a_bound_and_what_falls_out_of_it_is_told_by_a_snapshot(
     assert!(!opening(&next(&mut stream).await).resumed);
 }
 
+/// A hub, and the instant that its clocks show.
+fn at_an_instant() -> (Arc<Hub>, Arc<AtomicU64>) {
+    let now = Arc::new(AtomicU64::new(1_790_000_000_000));
+    let shown = Arc::clone(&now);
+    let clock: Clock = Arc::new(move || Timestamp(shown.load(Ordering::Relaxed)));
+    let seal = Arc::new(TestSeal(Mutex::new("one")));
+    let means = Means { seal, steady: Arc::clone(&clock), wall: clock };
+    (Hub::new(RevocationSet::default(), means), now)
+}
+
+/// For months nobody new may come to follow: then nothing but the end of a task moves the feed.
+#[test]
+fn windows_that_are_over_go_also_where_nobody_comes_to_follow() {
+    let (hub, now) = at_an_instant();
+    for sequence in 0..200 {
+        let at = Timestamp(now.fetch_add(60_000, Ordering::Relaxed));
+        let place = Place { window: Window::of(at), slot: Slot(1) };
+        let changes = vec![Change::Place(place, Status::Revoked)];
+        hub.publish(&Delta { from: position(sequence), to: position(sequence + 1), changes });
+        hub.tell_pending();
+    }
+    let windows = hub.read(|set| set.windows().count());
+    assert!((1..=3).contains(&windows), "{windows} of ten minutes each, after 200 minutes");
+}
+
 #[tokio::test]
 async fn a_snapshot_is_made_once_for_many_and_what_came_since_follows() {
     let served = served().await;
@@ -425,5 +460,5 @@ fn rustix_uid() -> u32 {
 #[test]
 fn a_follower_holds_a_place_and_nothing_of_what_is_said() {
     assert!(size_of::<mayfly_serve::feed::follower::Follower>() < 512);
-    assert!(size_of::<Arc<mayfly_serve::feed::hub::Hub>>() == size_of::<usize>());
+    assert!(size_of::<Arc<Hub>>() == size_of::<usize>());
 }
