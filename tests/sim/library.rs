@@ -12,7 +12,7 @@ use mayfly_core::{
 };
 use mayfly_proto::mayfly::v1::{self as wire, FollowResponse, follow_response::Content};
 use mayfly_serve::feed::{
-    chain::{Chain, Hash, Next},
+    chain::{Chain, Hash, Next, Told},
     snapshot::Snapshot,
 };
 use mayfly_sim::Post;
@@ -181,7 +181,8 @@ impl Post for Library {
         let batch = self.chain.draft(delta.to, &changes);
         let seal = sealed((batch.to, batch.hash), self.count, Vec::new(), &[]);
         let bodies = vec![batch.body.clone()];
-        self.chain.append(batch, &changes, seal.clone());
+        let at = Timestamp(self.count);
+        self.chain.append(Told { batch, sealed: seal.clone(), at }, &changes);
         self.sent.push(message(seal, Some(Content::Batches(wire::Batches { bodies }))));
         self.sent.len() - 1
     }
