@@ -21,7 +21,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{net::UnixStream, process::Child, time::timeout};
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::measure::{Fault, PROGRAM};
+use crate::measure::{Fault, program};
 
 /// Longer than any start may take: a start that is too slow is a figure and not a failure.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -29,11 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const QUIET_AFTER_MAX: Duration = Duration::from_secs(90);
 const QUIET_LOOK: Duration = Duration::from_millis(500);
 const QUIET_SHARE: f64 = 0.04;
-
-/// What is started: the program that belongs to this build, or another build of it.
-pub(crate) fn program() -> PathBuf {
-    std::env::var_os("MAYFLY_BENCH_PROGRAM").map_or_else(|| PROGRAM.into(), Into::into)
-}
 
 /// A running broker.
 pub(crate) struct Broker {

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use crowd::Crowd;
 use mayfly::stage::{Probe, Round, Stage};
-use measure::{Fault, Floor, Foreign, PROGRAM, count, quantile, report, say};
+use measure::{Fault, Floor, Foreign, count, program, quantile, report, say};
 
 type Part = (&'static str, &'static str, fn(&Round) -> Option<f64>);
 
@@ -81,7 +81,7 @@ async fn play(
     floor: &mut Floor,
     (rounds, followers, ends): (usize, usize, usize),
 ) -> Result<Played, Fault> {
-    let mut stage = Stage::start(Path::new(PROGRAM), dir).await?;
+    let mut stage = Stage::start(&program(), dir).await?;
     let calm = act(&mut stage, floor, rounds).await?;
     let crowd = Crowd::gather(stage.dir(), (followers, ends)).await?;
     let crowded = act(&mut stage, floor, rounds).await?;

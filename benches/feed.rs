@@ -27,7 +27,7 @@ use mayfly_proto::mayfly::v1::{
     self as wire, begin_task_request::Holder, order_task_request::Order,
 };
 use mayfly_verify::{Endpoint, WorkloadClient};
-use measure::{Fault, Floor, Foreign, PROGRAM, count, ms, quantile, report, say};
+use measure::{Fault, Floor, Foreign, count, ms, program, quantile, report, say};
 use tokio::task::JoinSet;
 
 /// The pause between two ends, so that each is a message of its own.
@@ -79,7 +79,7 @@ async fn told(
     let config = dir.join("mayfly.toml");
     std::fs::write(&config, configuration())?;
     let data = dir.join("data");
-    let mut broker = start_broker(Path::new(PROGRAM), &data, &config).await?;
+    let mut broker = start_broker(&program(), &data, &config).await?;
     let pid = broker.id().ok_or("the broker has ended by itself")?;
     let before = resident_kib(pid)?;
     let mut crowd = Crowd::gather(&data.join("workload.sock"), streams).await?;

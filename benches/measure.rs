@@ -4,7 +4,7 @@ use std::{
     error::Error,
     fs::{self, File},
     io::{PipeReader, PipeWriter, Read as _, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     thread,
 };
 
@@ -13,8 +13,11 @@ use mayfly::clock;
 /// Why a bench came to nothing.
 pub(crate) type Fault = Box<dyn Error + Send + Sync>;
 
-/// The program that is measured: the one that users start.
-pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_mayfly");
+/// The program that is measured: the one of this build, or another that `MAYFLY_BENCH_PROGRAM` names.
+pub(crate) fn program() -> PathBuf {
+    let ours = env!("CARGO_BIN_EXE_mayfly");
+    std::env::var_os("MAYFLY_BENCH_PROGRAM").map_or_else(|| ours.into(), Into::into)
+}
 
 /// Whether this is a smoke run.
 pub(crate) fn is_quick() -> bool {

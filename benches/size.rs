@@ -11,7 +11,7 @@ mod measure;
 use std::{fs, path::Path, process::Command};
 
 use broker::Broker;
-use measure::{Fault, report, say};
+use measure::{Fault, program, report, say};
 
 /// What a broker needs to start.
 const CONFIGURATION: &str = "trust_domain = \"example.org\"\n";
@@ -20,7 +20,7 @@ fn main() -> Result<(), Fault> {
     measure::headline("size");
     broker::raise_file_limit();
     let dir = tempfile::tempdir()?;
-    let whole = megabytes(fs::metadata(broker::program())?.len());
+    let whole = megabytes(fs::metadata(program())?.len());
     let stripped = stripped(dir.path())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (fresh, idle) = runtime.block_on(idle(&dir.path().join("data")))?;
@@ -37,7 +37,7 @@ fn main() -> Result<(), Fault> {
 /// program is loaded from: the end of its last loaded segment in the file.
 fn stripped(dir: &Path) -> Result<f64, Fault> {
     let copy = dir.join("stripped");
-    fs::copy(broker::program(), &copy)?;
+    fs::copy(program(), &copy)?;
     let strip = Command::new("strip").arg(&copy).status();
     if strip.is_ok_and(|status| status.success()) {
         return Ok(megabytes(fs::metadata(&copy)?.len()));

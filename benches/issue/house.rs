@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tokio::process::Child;
 use tonic::transport::Channel;
 
-use crate::measure::{Fault, PROGRAM};
+use crate::measure::{Fault, program};
 
 /// Tasks are reached by sockets of their own, so one process of clients can hold many of them.
 const CONFIGURATION: &str = r#"trust_domain = "example.org"
@@ -61,7 +61,7 @@ impl House {
         let sockets = tempfile::Builder::new().prefix("mayfly-issue").tempdir_in(sockets)?;
         let text = CONFIGURATION.replace("TASK_SOCKETS", &sockets.path().to_string_lossy());
         fs::write(&config, text)?;
-        let broker = stage::start_broker(Path::new(PROGRAM), dir, &config).await?;
+        let broker = stage::start_broker(&program(), dir, &config).await?;
         let pid = broker.id().and_then(|pid| i32::try_from(pid).ok());
         let pid = Pid::from_raw(pid.ok_or("the broker has no pid")?);
         let operator = admin::connect(dir).await?;

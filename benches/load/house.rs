@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 
 use crate::{
     drive::Call,
-    measure::{Fault, PROGRAM},
+    measure::{Fault, program},
     workload::{connect, fetch_x509},
 };
 
@@ -67,7 +67,7 @@ impl House {
         let text = text.replace("OUR_UID", &uid);
         let config = dir.join("mayfly.toml");
         fs::write(&config, text)?;
-        let broker = stage::start_broker(Path::new(PROGRAM), dir, &config).await?;
+        let broker = stage::start_broker(&program(), dir, &config).await?;
         let pid = broker.id().and_then(|pid| i32::try_from(pid).ok());
         let pid = Pid::from_raw(pid.ok_or("the broker has no pid")?);
         let tasks = TasksClient::new(connect(&Arc::new(dir.join("tasks.sock"))).await?);

@@ -13,7 +13,7 @@ use mayfly_proto::mayfly::v1::{
 use mayfly_verify::{Endpoint, Follower, Patience, WorkloadClient, X509Context, X509Source, jwt};
 use tokio::process::{Child, Command};
 
-use crate::measure::{Fault, PROGRAM};
+use crate::measure::{Fault, program};
 
 /// The audience of every token; the verifiers in `tests/interop` know it too.
 pub(crate) const AUDIENCE: &str = "verifiers";
@@ -51,7 +51,7 @@ impl House {
         let data = dir.join("data");
         std::fs::create_dir(&data)?;
         std::fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-        let broker = stage::start_broker(Path::new(PROGRAM), &data, &config).await?;
+        let broker = stage::start_broker(&program(), &data, &config).await?;
         let endpoint = Endpoint::parse(&format!("unix://{}/data/workload.sock", dir.display()))?;
         let client = WorkloadClient::new(&endpoint);
         let source = client.watch_x509();
@@ -126,7 +126,7 @@ async fn sidecar(dir: &Path) -> Result<Child, Fault> {
     let pids = dir.join("pids");
     std::fs::write(&pids, "")?;
     let wake = format!("for pid in $(cat '{}'); do kill -HUP $pid; done", pids.display());
-    let child = Command::new(PROGRAM)
+    let child = Command::new(program())
         .args(["sidecar", "--on-renew", &wake, "--dir"])
         .arg(dir.join("keys"))
         .env("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}/data/workload.sock", dir.display()))

@@ -196,7 +196,7 @@ fn interop() -> PathBuf {
 
 /// Where `prepare` puts what it builds.
 fn built() -> PathBuf {
-    let target = Path::new(crate::measure::PROGRAM).ancestors().nth(2).map(Path::to_owned);
+    let target = crate::measure::program().ancestors().nth(2).map(Path::to_owned);
     std::env::var_os("INTEROP_OUT")
         .map_or_else(|| target.unwrap_or_default().join("interop"), PathBuf::from)
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command};
 use serde_json::Value;
 
 use crate::{
-    measure::{PROGRAM, say},
+    measure::{program, say},
     table::{Cell, Row},
 };
 
@@ -25,7 +25,7 @@ pub(crate) fn rows(passes: usize) -> Vec<Row> {
         let mut said = Vec::new();
         for pass in 1..=passes {
             say(&format!("{folder}: pass {pass} of {passes}"));
-            let run = Command::new(script.join("run")).env("MAYFLY", PROGRAM).output();
+            let run = Command::new(script.join("run")).env("MAYFLY", program()).output();
             let Ok(run) = run else { break };
             let text = String::from_utf8_lossy(&run.stdout).into_owned();
             let figures = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
