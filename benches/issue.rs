@@ -3,8 +3,7 @@
 //! `cargo bench -p mayfly --bench issue` measures; add `--profile dev` and `-- --quick` for a smoke
 //! run. `benches/README.md` says what is in each figure. The last line is one JSON object.
 
-#[path = "issue/durable.rs"]
-mod durable;
+mod canned;
 #[path = "issue/floor.rs"]
 mod floor;
 mod granting;
@@ -22,8 +21,9 @@ use measure::{Fault, Floor, Foreign, count, report, say};
 use ratio::{Ratios, Raw};
 
 fn main() -> Result<(), Fault> {
-    if let Some(socket) = std::env::args().skip_while(|word| word != floor::SERVE).nth(1) {
-        return floor::serve(socket.as_ref());
+    if let Some(socket) = canned::wanted() {
+        let raw = Raw::new()?;
+        return canned::serve(&socket, move || raw.sign().ok());
     }
     measure::headline("issue");
     let foreign = Foreign::new();

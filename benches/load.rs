@@ -9,8 +9,11 @@
 #[expect(dead_code, reason = "the command line says how long, not the environment")]
 mod measure;
 
+mod canned;
 #[path = "load/drive.rs"]
 mod drive;
+#[path = "load/floor.rs"]
+mod floor;
 #[path = "load/house.rs"]
 mod house;
 #[path = "load/meter.rs"]
@@ -34,6 +37,9 @@ use told::Told;
 use words::Words;
 
 fn main() -> Result<(), Fault> {
+    if let Some(socket) = canned::wanted() {
+        return canned::serve(&socket, || Some(()));
+    }
     measure::headline("load");
     let words = Words::read()?;
     let dir = tempfile::tempdir()?;
@@ -79,5 +85,9 @@ async fn crowd(dir: &Path, words: &Words, told: &mut Told) -> Result<(), Fault> 
     script.workload(&sockets, told).await?;
     house.end_all(tasks).await?;
     script.lives(&house, told).await?;
-    house.close().await
+    house.close().await?;
+    let floor = floor::Floor::open(dir.parent().unwrap_or(dir)).await?;
+    let script = Script { words, meter: Meter::new(Some(floor.pid)) };
+    script.lives_at_least(&floor, told).await?;
+    floor.close().await
 }

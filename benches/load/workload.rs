@@ -46,6 +46,17 @@ pub(crate) async fn fetch_x509(channel: Channel) -> Result<Vec<String>, Fault> {
     Ok(message.svids.into_iter().map(|svid| svid.spiffe_id).collect())
 }
 
+/// A token for `audience`.
+pub(crate) async fn fetch_token(channel: Channel, audience: &str) -> Result<(), Fault> {
+    let mut client = SpiffeWorkloadApiClient::new(channel);
+    let wish = JwtsvidRequest { audience: vec![audience.to_owned()], spiffe_id: String::new() };
+    let answer = client.fetch_jwtsvid(request(wish)).await?.into_inner();
+    if answer.svids.iter().all(|svid| svid.svid.is_empty()) {
+        return Err("an answer without a token".into());
+    }
+    Ok(())
+}
+
 /// A request with the header that the Workload API demands.
 fn request<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
@@ -81,12 +92,7 @@ pub(crate) struct Token(pub(crate) Connections);
 
 impl Call for Token {
     async fn call(&self, worker: usize, due: u64) -> Result<u64, Fault> {
-        let mut client = SpiffeWorkloadApiClient::new(self.0.of(worker)?);
-        let wish = JwtsvidRequest { audience: vec![AUDIENCE.into()], spiffe_id: String::new() };
-        let answer = client.fetch_jwtsvid(request(wish)).await?.into_inner();
-        if answer.svids.iter().all(|svid| svid.svid.is_empty()) {
-            return Err("an answer without a token".into());
-        }
+        fetch_token(self.0.of(worker)?, AUDIENCE).await?;
         Ok(clock::monotonic_ns() - due)
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::{measure::Fault, ratio::Raw};
+use crate::measure::Fault;
 
 /// As long as a record of the log.
 const RECORD: [u8; 200] = [7; 200];
@@ -20,15 +20,18 @@ const TOGETHER_MAX: usize = 1024;
 /// Who waits for a commit.
 type Waiter = oneshot::Sender<()>;
 
-/// The writing thread's door, and a key.
-pub(crate) struct Durable {
+/// The writing thread's door, and what is done afterwards.
+pub(super) struct Durable {
     door: Sender<Waiter>,
-    key: Raw,
+    sign: Box<dyn Fn() -> Option<()> + Send + Sync>,
 }
 
 impl Durable {
     /// Writes to a new file at `path`.
-    pub(crate) fn new(path: &Path) -> Result<Self, Fault> {
+    pub(super) fn new(
+        path: &Path,
+        sign: impl Fn() -> Option<()> + Send + Sync + 'static,
+    ) -> Result<Self, Fault> {
         let file = File::create(path)?;
         let (door, waiting) = channel();
         // Ends with the door.
@@ -37,15 +40,15 @@ impl Durable {
                 .name("writer".into())
                 .spawn(move || write(file, &waiting))?,
         );
-        Ok(Self { door, key: Raw::new()? })
+        Ok(Self { door, sign: Box::new(sign) })
     }
 
-    /// Waits until a line is on disk, and signs once.
-    pub(crate) async fn sign(&self) -> Option<()> {
+    /// Waits until a line is on disk, and signs.
+    pub(super) async fn write(&self) -> Option<()> {
         let (waiter, written) = oneshot::channel();
         self.door.send(waiter).ok()?;
         written.await.ok()?;
-        self.key.sign().ok()
+        (self.sign)()
     }
 }
 
