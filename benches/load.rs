@@ -66,20 +66,20 @@ async fn one_at_a_time(
     (floor, told): (&mut Floor, &mut Told),
 ) -> Result<(), Fault> {
     let house = House::open(dir).await?;
-    let script = Script { words, meter: Meter::new(Some(house.pid)) };
+    let script = Script { words, meter: Meter::new(Some(house.pid)), is_bare: false };
     script.one_at_a_time(&house, floor, told).await?;
     house.close().await
 }
 
 async fn crowd(dir: &Path, words: &Words, told: &mut Told) -> Result<(), Fault> {
     if let Some(socket) = &words.socket {
-        let script = Script { words, meter: Meter::new(words.pid) };
+        let script = Script { words, meter: Meter::new(words.pid), is_bare: false };
         let socket = Arc::new(socket.clone());
         let sockets = vec![socket; words.in_flight];
         return script.workload(&sockets, told).await;
     }
     let house = House::open(dir).await?;
-    let script = Script { words, meter: Meter::new(Some(house.pid)) };
+    let script = Script { words, meter: Meter::new(Some(house.pid)), is_bare: false };
     let tasks = house.residents(words.in_flight).await?;
     let sockets: Vec<_> = tasks.iter().map(Task::socket).collect();
     script.workload(&sockets, told).await?;
@@ -87,7 +87,7 @@ async fn crowd(dir: &Path, words: &Words, told: &mut Told) -> Result<(), Fault> 
     script.lives(&house, told).await?;
     house.close().await?;
     let floor = floor::Floor::open(dir.parent().unwrap_or(dir)).await?;
-    let script = Script { words, meter: Meter::new(Some(floor.pid)) };
+    let script = Script { words, meter: Meter::new(Some(floor.pid)), is_bare: true };
     script.lives_at_least(&floor, told).await?;
     floor.close().await
 }
