@@ -4,7 +4,7 @@
 
 mod durable;
 
-use std::{path::Path, pin::Pin, process::Stdio};
+use std::{io::Write as _, path::Path, pin::Pin, process::Stdio};
 
 use bytes::Bytes;
 use durable::Durable;
@@ -18,7 +18,8 @@ use mayfly_proto::spiffe::workload::{
 };
 use nix::unistd::Pid;
 use tokio::{
-    net::UnixListener,
+    io::AsyncReadExt as _,
+    net::UnixSocket,
     process::{Child, Command},
 };
 use tokio_stream::wrappers::UnixListenerStream;
@@ -31,14 +32,20 @@ const SERVE: &str = "--serve-canned";
 /// The audience whose tokens are written down, and signed for where the bench signs.
 pub(crate) const DURABLE: &str = "durable";
 
-/// Starts this program as that server; ended at the latest with the value.
-pub(crate) fn start(socket: &Path) -> Result<(Child, Pid), Fault> {
-    let server = Command::new(std::env::current_exe()?)
+/// Connections that may wait to be taken: as many as a loop can have under way.
+const BACKLOG: u32 = 4096;
+
+/// Starts this program as that server and waits until it is there; ended at the latest with the value.
+pub(crate) async fn start(socket: &Path) -> Result<(Child, Pid), Fault> {
+    let mut server = Command::new(std::env::current_exe()?)
         .args([SERVE.as_ref(), socket.as_os_str()])
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
     let pid = server.id().and_then(|pid| i32::try_from(pid).ok()).ok_or("no server")?;
+    let word = server.stdout.as_mut().ok_or("no word of the server")?.read_u8().await;
+    word.map_err(|_gone| "the server ended before it was there")?;
     Ok((server, Pid::from_raw(pid)))
 }
 
@@ -55,9 +62,13 @@ pub(crate) fn serve(
     let socket = Path::new(socket);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let listener = UnixListenerStream::new(UnixListener::bind(socket)?);
+        let listener = UnixSocket::new_stream()?;
+        listener.bind(socket)?;
+        let listener = UnixListenerStream::new(listener.listen(BACKLOG)?);
         let canned = Canned(Durable::new(&socket.with_extension("log"), sign)?);
         let service = SpiffeWorkloadApiServer::new(canned);
+        std::io::stdout().write_all(b"!")?;
+        std::io::stdout().flush()?;
         tonic::transport::Server::builder()
             .add_service(service)
             .serve_with_incoming(listener)

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use crate::{
     canned::{self, DURABLE},
-    house::{appear, process_cpu_ns},
+    house::process_cpu_ns,
     measure::Fault,
     ratio::{Ratios, Raw},
 };
@@ -25,8 +25,7 @@ pub(crate) async fn measure(
     (raw, ratios): (&Raw, &mut Ratios),
 ) -> Result<(), Fault> {
     let socket = dir.join("floor.sock");
-    let (mut server, pid) = canned::start(&socket)?;
-    appear(socket.clone()).await?;
+    let (mut server, pid) = canned::start(&socket).await?;
     let endpoint = Endpoint::parse(&format!("unix://{}", socket.display()))?;
     for _ in 0..rounds {
         let clients: Vec<_> = (0..IN_FLIGHT).map(|_| WorkloadClient::new(&endpoint)).collect();

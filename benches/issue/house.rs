@@ -124,7 +124,7 @@ pub(crate) fn process_cpu_ns(pid: Pid) -> Result<f64, Fault> {
 }
 
 /// The socket of a task appears a moment after the task was acknowledged.
-pub(crate) async fn appear(socket: PathBuf) -> Result<(), Fault> {
+async fn appear(socket: PathBuf) -> Result<(), Fault> {
     for _ in 0..5_000 {
         if socket.exists() {
             return Ok(());

@@ -4,7 +4,6 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use mayfly::clock;
@@ -30,10 +29,7 @@ pub(crate) struct Floor {
 impl Floor {
     pub(crate) async fn open(dir: &Path) -> Result<Self, Fault> {
         let socket = Arc::new(dir.join("canned.sock"));
-        let (server, pid) = canned::start(&socket)?;
-        while !socket.exists() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let (server, pid) = canned::start(&socket).await?;
         let calls = connect(&socket).await?;
         Ok(Self { server, pid, socket, calls })
     }
@@ -53,23 +49,10 @@ pub(crate) struct Lives {
     socket: Arc<PathBuf>,
 }
 
-impl Lives {
-    /// This server's queue of connections is as long as the library makes it, and may be full.
-    async fn patiently(&self) -> Result<Channel, Fault> {
-        for _ in 0..1_000 {
-            if let Ok(channel) = connect(&self.socket).await {
-                return Ok(channel);
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        connect(&self.socket).await
-    }
-}
-
 impl Call for Lives {
     async fn call(&self, _worker: usize, due: u64) -> Result<u64, Fault> {
         fetch_token(self.calls.clone(), DURABLE).await?;
-        fetch_x509(self.patiently().await?).await?;
+        fetch_x509(connect(&self.socket).await?).await?;
         let wait = clock::monotonic_ns() - due;
         fetch_token(self.calls.clone(), DURABLE).await?;
         Ok(wait)

@@ -24,7 +24,7 @@ const TASKS: usize = 10_000;
 /// Tasks that are begun while the others come back.
 const NEW: usize = 100;
 /// Longer than a test may take: nobody is in need by the time that it comes back.
-const TTL: &str = "10m";
+const TTL: &str = "2m";
 
 /// A broker that does little at once, so that a herd of this size finds its bounds.
 fn narrow() -> Site {

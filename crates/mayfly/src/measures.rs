@@ -224,8 +224,12 @@ mod tests {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// All tests of this process have one registry, and those who count in it take turns.
+    static TURN: Mutex<()> = Mutex::new(());
+
     #[test]
     fn what_nobody_asks_for_takes_no_memory() {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         begin();
         let commits = Commits::default();
         let count = 2_000_000;
@@ -241,7 +245,14 @@ mod tests {
 
     #[test]
     fn what_is_counted_is_shown_in_a_form_that_prometheus_reads() {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         begin();
+        let measured = |text: &str| {
+            let name = "mayfly_journal_commit_seconds_count ";
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.map_or(0, |count| count.parse::<u64>().unwrap())
+        };
+        let before = measured(&render(&Census::default()));
         issued(Kind::Jwt);
         withheld(No::Denied(mayfly_core::Denial::TaskEnded));
         withheld(No::Reconsider);
@@ -264,7 +275,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
-        assert!(text.contains("mayfly_journal_commit_seconds_count"), "{text}");
+        assert_eq!(measured(&text), before + 1, "of two commits one is on disk:\n{text}");
         for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let value = line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
             assert!(value.is_some(), "{line}");
