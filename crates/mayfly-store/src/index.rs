@@ -520,6 +520,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_draft_knows_what_is_there_with_its_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (index, _) = Index::open(&dir.path().join("index")).unwrap();
+        index.rows.insert(b"stored", &b""[..]).unwrap();
+        let mut draft = Draft::new(&index);
+        assert!(!draft.has(b"never").unwrap());
+        for _ in ["looked up", "recalled"] {
+            assert!(draft.has(b"stored").unwrap());
+        }
+        draft.remove(b"stored").unwrap();
+        assert!(!draft.has(b"stored").unwrap(), "what was found before it was removed");
+        draft.put(b"stored".to_vec(), Vec::new()).unwrap();
+        draft.add(b"new".to_vec(), Vec::new());
+        assert!(draft.has(b"stored").unwrap() && draft.has(b"new").unwrap());
+    }
+
+    #[test]
     fn readers_share_what_began_within_an_hour() {
         let dir = tempfile::tempdir().unwrap();
         let (index, _) = Index::open(&dir.path().join("index")).unwrap();
