@@ -148,35 +148,60 @@ const DEPTHS: usize = 11;
 /// Whether `der` has the skeleton of a leaf, in DER and with nothing left over.
 pub(super) fn is_leaf(der: &[u8], has_distribution_point: bool) -> bool {
     let point = if has_distribution_point { DISTRIBUTION_POINT } else { &[] };
-    walk(der, HEAD.iter().chain(point).chain(TAIL)).is_some()
+    let mut shape = HEAD.iter().chain(point).chain(TAIL);
+    let mut walk = Walk::new(der);
+    shape.try_for_each(|(depth, tag)| walk.step(*depth, *tag)).and_then(|()| walk.end()).is_some()
 }
 
-/// Follows the shape through `der`; `None` at the first difference.
-fn walk<'s>(der: &[u8], shape: impl Iterator<Item = &'s (usize, Tag)>) -> Option<()> {
-    // What is left to read at each depth.
-    let mut left: [&[u8]; DEPTHS] = [&[]; DEPTHS];
-    *left.first_mut()? = der;
-    let mut shape = shape.peekable();
-    let mut deepest = 0;
-    while let Some((depth, tag)) = shape.next() {
-        // Whatever was deeper is over.
-        if !left.get(depth + 1..=deepest).unwrap_or_default().iter().all(|rest| rest.is_empty()) {
-            return None;
-        }
-        let (octet, content, rest) = take(left.get(*depth)?)?;
-        *left.get_mut(*depth)? = rest;
-        deepest = *depth;
-        if !tag.is(octet) || !is_canonical(*tag, content) {
-            return None;
-        }
-        if shape.peek().is_some_and(|(next, _)| next > depth) {
-            *left.get_mut(depth + 1)? = content;
-            deepest = depth + 1;
-        } else if octet & 0x20 != 0 && !content.is_empty() {
-            return None; // A container that should be empty.
-        }
+/// Where in the octets we are, having followed the shape so far.
+struct Walk<'d> {
+    der: &'d [u8],
+    /// Where what contains the values of each depth ends.
+    ends: [usize; DEPTHS],
+    /// The depth of the last value, its tag, where its content begins and ends.
+    depth: usize,
+    octet: u8,
+    content: usize,
+    end: usize,
+}
+
+impl<'d> Walk<'d> {
+    fn new(der: &'d [u8]) -> Self {
+        let mut ends = [0; DEPTHS];
+        ends[0] = der.len();
+        Self { der, ends, depth: 0, octet: 0, content: 0, end: 0 }
     }
-    left.iter().all(|rest| rest.is_empty()).then_some(())
+
+    /// Goes on to a value that has this tag and lies this deep; `None` if there is none.
+    fn step(&mut self, depth: usize, tag: Tag) -> Option<()> {
+        if depth > self.depth {
+            *self.ends.get_mut(depth)? = self.end;
+            self.end = self.content;
+        } else {
+            self.close(depth)?;
+        }
+        let room = self.der.get(self.end..*self.ends.get(depth)?)?;
+        let (octet, content, rest) = take(room)?;
+        if !tag.is(octet) || !is_canonical(tag, content) {
+            return None;
+        }
+        self.end += room.len() - rest.len();
+        self.content = self.end - content.len();
+        (self.depth, self.octet) = (depth, octet);
+        Some(())
+    }
+
+    /// Whatever lies deeper is over, with nothing left in it.
+    fn close(&self, depth: usize) -> Option<()> {
+        // The last value has nothing in it: had it been opened, it would not be the last.
+        let is_empty = self.octet & 0x20 == 0 || self.content == self.end;
+        let deeper = self.ends.get(depth + 1..=self.depth)?;
+        (is_empty && deeper.iter().all(|end| *end == self.end)).then_some(())
+    }
+
+    fn end(&self) -> Option<()> {
+        self.close(0).filter(|()| self.end == self.der.len())
+    }
 }
 
 /// Whether a value is written as DER wants it, where there would be several ways: a true boolean is

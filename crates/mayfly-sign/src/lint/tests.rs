@@ -144,6 +144,14 @@ fn rcgen_writes_the_same_distribution_point() {
     assert_eq!(signed(&ours), signed(&theirs));
 }
 
+/// A key usage, `digitalSignature` alone.
+fn signing(is_critical: bool) -> CustomExtension {
+    let usage = vec![0x03, 0x02, 0x07, 0x80];
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 15], usage);
+    extension.set_criticality(is_critical);
+    extension
+}
+
 type Mistake = (&'static str, fn(&mut CertificateParams));
 
 const MISTAKES: &[Mistake] = &[
@@ -156,6 +164,10 @@ const MISTAKES: &[Mistake] = &[
     ("keyUsage", |p| p.key_usages.push(KeyUsagePurpose::KeyCertSign)),
     ("keyUsage", |p| p.key_usages.push(KeyUsagePurpose::CrlSign)),
     ("keyUsage", |p| p.key_usages = vec![KeyUsagePurpose::KeyEncipherment]),
+    ("keyUsage", |p| {
+        p.key_usages.clear();
+        p.custom_extensions.push(signing(false));
+    }),
     ("extensions", |p| p.key_usages.clear()),
     ("extendedKeyUsage", |p| p.extended_key_usages.truncate(1)),
     ("extendedKeyUsage", |p| p.extended_key_usages.push(ExtendedKeyUsagePurpose::CodeSigning)),
@@ -171,6 +183,10 @@ const MISTAKES: &[Mistake] = &[
     ("subjectKeyIdentifier", |p| p.key_identifier_method = KeyIdMethod::PreSpecified(vec![1; 20])),
     ("extensions", |p| p.use_authority_key_identifier_extension = false),
     ("cRLDistributionPoints", |p| p.crl_distribution_points.push(point(CRL))),
+    ("extensions", |p| {
+        p.use_authority_key_identifier_extension = false;
+        p.custom_extensions.push(signing(true));
+    }),
     ("extensions", |p| {
         let nothing = vec![0x05, 0x00];
         p.custom_extensions.push(CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1], nothing));
@@ -242,5 +258,93 @@ fn octets_too_many_or_too_few_are_withheld() {
     assert_eq!(case.flaw(&[der.as_slice(), &[0]].concat()), Some("encoding"));
     for length in 0..der.len() {
         assert_eq!(case.flaw(&der[..length]), Some("encoding"), "{length} octets");
+    }
+}
+
+/// Values in the order of writing, each with what it contains.
+struct Value {
+    tag: u8,
+    content: Vec<u8>,
+    inside: Vec<Self>,
+}
+
+/// Reads values as deep as they go: an octet string that holds whole values, too.
+fn values(mut der: &[u8]) -> Option<Vec<Value>> {
+    let mut all = Vec::new();
+    while let [tag, rest @ ..] = der {
+        let (length, rest) = match rest {
+            [0x82, high, low, rest @ ..] => (usize::from(*high) << 8 | usize::from(*low), rest),
+            [0x81, length, rest @ ..] => (usize::from(*length), rest),
+            [length @ ..=0x7f, rest @ ..] => (usize::from(*length), rest),
+            _ => return None,
+        };
+        let (content, rest) = rest.split_at_checked(length)?;
+        let inside = if matches!(tag, 0x04 | 0x30..) { values(content) } else { None };
+        let inside = inside.unwrap_or_default();
+        all.push(Value { tag: *tag, content: content.to_vec(), inside });
+        der = rest;
+    }
+    Some(all)
+}
+
+/// What is wrong with a container.
+#[derive(Clone, Copy, Debug)]
+enum Spoil {
+    /// A null behind its content.
+    Added,
+    /// Its length is also that of its neighbour. No other octet is another one.
+    Swallowed,
+}
+
+/// Writes values, and spoils the container with the number `left`.
+fn write(values: &[Value], how: Spoil, left: &mut usize) -> Vec<u8> {
+    let mut der = Vec::new();
+    let mut values = values.iter();
+    while let Some(value) = values.next() {
+        let is_container = !value.inside.is_empty() || value.tag == 0x30;
+        let is_spoilt = is_container && *left == 0;
+        *left = left.wrapping_sub(usize::from(is_container));
+        let mut content = match value.inside.as_slice() {
+            [] => value.content.clone(),
+            inside => write(inside, how, left),
+        };
+        match how {
+            Spoil::Added if is_spoilt => content.extend([0x05, 0x00]),
+            Spoil::Swallowed if is_spoilt => {
+                let neighbour = values.next().map(std::slice::from_ref).unwrap_or_default();
+                content.extend(write(neighbour, how, left));
+            }
+            Spoil::Added | Spoil::Swallowed => {}
+        }
+        der.push(value.tag);
+        match u16::try_from(content.len()).unwrap().to_be_bytes() {
+            [0, short @ ..=0x7f] => der.push(short),
+            [0, long] => der.extend([0x81, long]),
+            [high, low] => der.extend([0x82, high, low]),
+        }
+        der.extend(content);
+    }
+    der
+}
+
+#[test]
+fn a_container_holds_what_it_should_and_nothing_else() {
+    let case = Case::new(Some(CRL));
+    let der = case.sign_with_rcgen(&case.params());
+    let values = values(&der).unwrap();
+    for how in [Spoil::Added, Spoil::Swallowed] {
+        let mut spoilt_ones = 0;
+        // More than there are.
+        for number in 0..80 {
+            let spoilt = write(&values, how, &mut number.clone());
+            if spoilt == der {
+                // Beyond the last, or without a neighbour.
+                continue;
+            }
+            spoilt_ones += 1;
+            assert!(!shape::is_leaf(&spoilt, true), "container {number}: {how:?}");
+            assert!(case.flaw(&spoilt).is_some(), "container {number}: {how:?}");
+        }
+        assert!(spoilt_ones > 15, "{spoilt_ones} containers: {how:?}");
     }
 }
