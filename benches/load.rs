@@ -68,7 +68,11 @@ async fn one_at_a_time(
     let house = House::open(dir).await?;
     let script = Script { words, meter: Meter::new(Some(house.pid)), is_bare: false };
     script.one_at_a_time(&house, floor, told).await?;
-    house.close().await
+    house.close().await?;
+    let floor = floor::Floor::open(dir).await?;
+    let script = Script { words, meter: Meter::new(Some(floor.pid)), is_bare: true };
+    script.one_at_least(&floor, told).await?;
+    floor.close().await
 }
 
 async fn crowd(dir: &Path, words: &Words, told: &mut Told) -> Result<(), Fault> {

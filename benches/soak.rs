@@ -26,7 +26,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use broker::{Broker, float};
 use mayfly_proto::mayfly::v1::{GetStatusRequest, InventoryRequest};
 use mayfly_verify::{Endpoint, Follower, Patience};
-use measure::{Fault, Foreign, is_quick, quantile, report, say};
+use measure::{Fault, Foreign, count, quantile, report, say};
 use nix::sys::signal::Signal;
 use sample::Samples;
 use shared::{Shared, What};
@@ -67,7 +67,7 @@ fn minutes() -> Result<u64, Fault> {
     let told = std::env::args().skip_while(|word| word != "--minutes").nth(1);
     match told {
         Some(text) => Ok(text.parse()?),
-        None => Ok(if is_quick() { 2 } else { 30 }),
+        None => Ok(u64::try_from(count("MAYFLY_BENCH_MINUTES", (2, 30))?)?),
     }
 }
 

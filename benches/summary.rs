@@ -48,7 +48,7 @@ fn summary(rows: &[Row], found: &Found) -> Result<String, Fault> {
     let targets = rows.iter().map(|row| {
         json!({
             "name": row.target.name, "value": row.value, "target": row.target.aim.to_string(),
-            "unit": row.target.unit, "met": row.met,
+            "unit": row.target.unit, "met": row.met, "floor": row.floor,
         })
     });
     let rivals = found.of("rivals").map(|(name, value)| {

@@ -17,6 +17,11 @@ use crate::{
 const SHARES: [f64; 8] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35, 0.2];
 /// Of the highest rate that was held: where latencies are told.
 const USUAL: f64 = 0.7;
+/// Calls of somebody who is alone.
+const ALONE: usize = 1_000;
+const ALONE_QUICK: usize = 30;
+/// Calls before the first that counts.
+const COLD: usize = 10;
 
 pub(crate) struct Script<'a> {
     pub(crate) words: &'a Words,
@@ -34,9 +39,9 @@ impl Script<'_> {
         floor: &mut Floor,
         told: &mut Told,
     ) -> Result<(), Fault> {
-        let count = if is_quick() { 30 } else { 1_000 };
+        let count = if is_quick() { ALONE_QUICK } else { ALONE };
         // First calls find the client's and the broker's connections cold.
-        drive::alone(&house.lives(), 10, &self.meter).await?.check()?;
+        drive::alone(&house.lives(), COLD, &self.meter).await?.check()?;
         floor.sample()?;
         let pass = drive::alone(&house.lives(), count, &self.meter).await?.check()?;
         told.line("begin, own socket, connection, certificate: one at a time", &pass);
@@ -50,6 +55,21 @@ impl Script<'_> {
         for _ in 0..count.min(100) {
             floor.sample()?;
         }
+        Ok(())
+    }
+
+    /// The same where all answers are ready.
+    pub(crate) async fn one_at_least(
+        &self,
+        floor: &floor::Floor,
+        told: &mut Told,
+    ) -> Result<(), Fault> {
+        let count = if is_quick() { ALONE_QUICK } else { ALONE };
+        drive::alone(&floor.lives(), COLD, &self.meter).await?.check()?;
+        let pass = drive::alone(&floor.lives(), count, &self.meter).await?.check()?;
+        told.line("floor: a call with a line on disk, connection, canned", &pass);
+        told.figure("floor_alone_p50_ms", pass.wait_ms(0.5));
+        told.figure("floor_alone_p99_ms", pass.wait_ms(0.99));
         Ok(())
     }
 

@@ -19,15 +19,20 @@ pub(crate) fn put(page: &str, name: &str, text: &str) -> Result<String, Fault> {
 
 /// What is aimed at, and today.
 pub(crate) fn targets(rows: &[Row], found: &Found) -> String {
-    let mut lines = vec!["| what | target | today | |".to_owned(), "|---|---|---|---|".to_owned()];
+    let mut lines = vec![
+        "| what | target | floor of this run | today | |".to_owned(),
+        "|---|---|---|---|---|".to_owned(),
+    ];
     for row in rows {
         let verdict = match (row.value, row.met) {
             (None, _) => "**no figure**",
             (Some(_), true) => "met",
+            (Some(_), false) if row.is_out_of_reach() => "**missed**, and so does its floor",
             (Some(_), false) => "**missed**",
         };
         let (what, name, aim) = (row.target.what, row.target.name, row.target.aim);
-        lines.push(format!("| {what} (`{name}`) | {aim} | {} | {verdict} |", row.today()));
+        let (least, today) = (row.least(), row.today());
+        lines.push(format!("| {what} (`{name}`) | {aim} | {least} | {today} | {verdict} |"));
     }
     lines.push(String::new());
     lines.push(circumstances(found));
