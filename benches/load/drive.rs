@@ -16,6 +16,7 @@ use std::{
 
 use mayfly::clock;
 use tokio::{sync::mpsc, task::JoinSet};
+use tonic::{Code, Status};
 
 use crate::{
     measure::{Fault, ms, quantile},
@@ -39,6 +40,8 @@ pub(crate) struct Pass {
     /// Calls that were answered with what was wanted.
     pub(crate) done: usize,
     pub(crate) failed: usize,
+    /// Calls that the server put off because it had too many.
+    pub(crate) put_off: usize,
     /// Calls that were due and not made.
     pub(crate) left_out: usize,
     /// Calls under way when the last was due.
@@ -57,8 +60,9 @@ impl Pass {
 
     /// A pass in which something failed tells nothing of the rest.
     pub(crate) fn check(self) -> Result<Self, Fault> {
+        let failed = self.failed + self.put_off;
         match &self.why {
-            Some(why) => Err(format!("{} calls failed: {why}", self.failed).into()),
+            Some(why) => Err(format!("{failed} calls failed: {why}").into()),
             None if self.done == 0 => Err("no call was made".into()),
             None => Ok(self),
         }
@@ -69,6 +73,7 @@ impl Pass {
 struct Heard {
     waits: Vec<f64>,
     failed: usize,
+    put_off: usize,
     why: Option<String>,
 }
 
@@ -77,7 +82,8 @@ impl Heard {
         match outcome {
             Ok(wait) => self.waits.push(ms(wait)),
             Err(why) => {
-                self.failed += 1;
+                let place = if is_put_off(&why) { &mut self.put_off } else { &mut self.failed };
+                *place += 1;
                 self.why.get_or_insert_with(|| why.to_string());
             }
         }
@@ -86,8 +92,16 @@ impl Heard {
     fn add(&mut self, other: Self) {
         self.waits.extend(other.waits);
         self.failed += other.failed;
+        self.put_off += other.put_off;
         self.why = self.why.take().or(other.why);
     }
+}
+
+/// What a server with a bound says beyond it (`docs/operations.md`, "admission").
+fn is_put_off(why: &Fault) -> bool {
+    why.downcast_ref::<Status>().is_some_and(|status| {
+        status.code() == Code::Unavailable && status.message().starts_with("overloaded")
+    })
 }
 
 /// `in_flight` workers, each of which calls again when it was answered, for so long.
@@ -199,6 +213,7 @@ fn pass(heard: Heard, began: u64, (left_out, backlog): (usize, usize), cost: Cos
     Pass {
         done,
         failed: heard.failed,
+        put_off: heard.put_off,
         left_out,
         backlog,
         per_second: done as f64 / seconds,

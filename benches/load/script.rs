@@ -151,8 +151,8 @@ impl Script<'_> {
                 break;
             }
             say(&format!(
-                "  not held: {} failed, {} left out, {} under way at the end",
-                pass.failed, pass.left_out, pass.backlog
+                "  not held: {} failed, {} put off, {} left out, {} under way at the end",
+                pass.failed, pass.put_off, pass.left_out, pass.backlog
             ));
             // A server that refuses is not one that is slow.
             if pass.failed > 0 && !self.is_bare {
@@ -175,6 +175,7 @@ impl Script<'_> {
     fn is_held(&self, pass: &Pass, rate: f64) -> bool {
         #[expect(clippy::cast_precision_loss, reason = "a number of calls")]
         let under_way = pass.backlog.saturating_sub(self.words.in_flight) as f64;
-        pass.failed == 0 && pass.left_out == 0 && under_way <= rate / 10.0
+        let all = pass.failed == 0 && pass.put_off == 0 && pass.left_out == 0;
+        all && under_way <= rate / 10.0
     }
 }

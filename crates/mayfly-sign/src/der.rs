@@ -1,4 +1,4 @@
-//! A DER writer, as small as the certificate form needs it.
+//! A DER writer, as small as certificates and revocation lists need it.
 
 use std::{array, iter::Skip};
 
@@ -8,9 +8,11 @@ use time::OffsetDateTime;
 use crate::error::SignError;
 
 pub(crate) const INTEGER: u8 = 0x02;
-pub(crate) const BIT_STRING: u8 = 0x03;
+const BIT_STRING: u8 = 0x03;
 pub(crate) const OCTET_STRING: u8 = 0x04;
 pub(crate) const SEQUENCE: u8 = 0x30;
+/// `[0]` with values in it.
+pub(crate) const CONTEXT_0: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
@@ -45,6 +47,34 @@ pub(crate) fn nest(out: &mut Vec<u8>, tag: u8, content: impl FnOnce(&mut Vec<u8>
 pub(crate) fn put(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
     put_header(out, tag, content.len());
     out.extend_from_slice(content);
+}
+
+/// Writes whole octets as a string of bits: a signature.
+pub(crate) fn put_bits(out: &mut Vec<u8>, octets: &[u8]) {
+    put_header(out, BIT_STRING, 1 + octets.len());
+    out.push(0); // No unused bits.
+    out.extend_from_slice(octets);
+}
+
+/// Writes a number.
+pub(crate) fn put_unsigned(out: &mut Vec<u8>, number: u64) {
+    let octets = number.to_be_bytes();
+    let leading = usize::try_from(number.leading_zeros() / 8).unwrap_or_default();
+    let octets = octets.get(leading.min(octets.len() - 1)..).unwrap_or_default();
+    // The first bit is the sign.
+    let sign: &[u8] = if octets.first().is_some_and(|first| *first > 0x7f) { &[0] } else { &[] };
+    put_header(out, INTEGER, sign.len() + octets.len());
+    out.extend_from_slice(sign);
+    out.extend_from_slice(octets);
+}
+
+/// Writes an extension of a certificate or a list. `oid` is a whole value, and what says that the
+/// extension is critical, if it is.
+pub(crate) fn put_extension(out: &mut Vec<u8>, oid: &[u8], value: impl FnOnce(&mut Vec<u8>)) {
+    nest(out, SEQUENCE, |out| {
+        out.extend_from_slice(oid);
+        nest(out, OCTET_STRING, value);
+    });
 }
 
 /// Writes what stands before a content of `length` octets.

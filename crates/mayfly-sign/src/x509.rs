@@ -27,8 +27,8 @@ use zeroize::Zeroizing;
 use crate::{
     authority::X509Authority,
     der::{
-        BIT_STRING, ECDSA_WITH_SHA256, INTEGER, OCTET_STRING, P256_SPKI_PREFIX, SEQUENCE, nest,
-        put, put_header, put_time, value_bytes,
+        CONTEXT_0, ECDSA_WITH_SHA256, INTEGER, OCTET_STRING, P256_SPKI_PREFIX, SEQUENCE, nest, put,
+        put_bits, put_extension, put_header, put_time, value_bytes,
     },
     error::SignError,
     keys::{LeafKey, PublicPoint},
@@ -63,8 +63,7 @@ const OID_CRL_DISTRIBUTION_POINTS: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x1f];
 const OID_AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x23];
 /// `uniformResourceIdentifier [6]`, in a `GeneralName`.
 const URI: u8 = 0x86;
-/// `[0]` with content, and without.
-const CONTEXT_0: u8 = 0xa0;
+/// `[0]` without content of its own.
 const CONTEXT_0_PRIMITIVE: u8 = 0x80;
 /// `extensions [3]`.
 const CONTEXT_3: u8 = 0xa3;
@@ -214,11 +213,7 @@ impl Template {
         let mut head = ECDSA_WITH_SHA256.to_vec();
         head.extend_from_slice(authority.name_der());
         let mut before_name = Vec::new();
-        put_extension(&mut before_name, OID_AUTHORITY_KEY_IDENTIFIER, |out| {
-            nest(out, SEQUENCE, |out| {
-                put(out, CONTEXT_0_PRIMITIVE, authority.identifier());
-            });
-        });
+        put_authority_key_identifier(&mut before_name, authority);
         let pointed = crl_urls.into_iter().map(|url| Tail::new(Some(url))).collect();
         Self { head, before_name, plain: Tail::new(None), pointed }
     }
@@ -248,10 +243,7 @@ impl Template {
         let body = out.get(LONG_SEQUENCE.len()..).unwrap_or_default();
         let signature = authority.key().sign(body)?;
         out.extend_from_slice(ECDSA_WITH_SHA256);
-        let signature = signature.as_ref();
-        put_header(&mut out, BIT_STRING, 1 + signature.len());
-        out.push(0); // No unused bits.
-        out.extend_from_slice(signature);
+        put_bits(&mut out, signature.as_ref());
         set_length(&mut out, 0);
         Ok(out)
     }
@@ -331,21 +323,23 @@ fn set_length(out: &mut [u8], start: usize) {
     }
 }
 
-/// An extension that is not critical.
-fn put_extension(out: &mut Vec<u8>, oid: &[u8], value: impl FnOnce(&mut Vec<u8>)) {
-    nest(out, SEQUENCE, |out| {
-        out.extend_from_slice(oid);
-        nest(out, OCTET_STRING, value);
-    });
-}
-
 /// One distribution point with one full name (RFC 5280 §4.2.1.13).
 fn put_distribution_point(out: &mut Vec<u8>, url: &str) {
     nest(out, SEQUENCE, |points| {
-        nest(points, SEQUENCE, |point| {
-            nest(point, CONTEXT_0, |name| {
-                nest(name, CONTEXT_0, |full_name| put(full_name, URI, url.as_bytes()));
-            });
-        });
+        nest(points, SEQUENCE, |point| put_full_name(point, url));
+    });
+}
+
+/// The name of a distribution point: one URI. The list's own says the same, octet by octet.
+pub(crate) fn put_full_name(out: &mut Vec<u8>, url: &str) {
+    nest(out, CONTEXT_0, |name| {
+        nest(name, CONTEXT_0, |full_name| put(full_name, URI, url.as_bytes()));
+    });
+}
+
+/// The key of whoever signs, as leaves and lists name it (RFC 5280 §4.2.1.1).
+pub(crate) fn put_authority_key_identifier(out: &mut Vec<u8>, authority: &X509Authority) {
+    put_extension(out, OID_AUTHORITY_KEY_IDENTIFIER, |out| {
+        nest(out, SEQUENCE, |out| put(out, CONTEXT_0_PRIMITIVE, authority.identifier()));
     });
 }

@@ -20,6 +20,7 @@ use mayfly_core::{Sequence, Shard, TaskId};
 use crate::{
     compaction::Compaction,
     index::{Index, IndexError, guarded},
+    priority::step_back,
     sentinel::{Sentinel, SentinelFile},
 };
 
@@ -27,8 +28,8 @@ use crate::{
 const COMMITS_MAX: u32 = 256;
 /// How far sentinel and index may be behind, in time.
 const LAG_MAX: Duration = Duration::from_secs(1);
-/// Of 19. A tenth of what a thread gets that is not nice, where all cores are busy: whoever waits for the
-/// letter box while this thread holds it must not wait for long.
+/// Nobody waits for what is done here, and a fold of a second's records takes a core for so long that callers
+/// would feel it. Of 19, and no more: whoever waits for the letter box while this thread holds it must not wait for long.
 const NICE: i32 = 10;
 /// Records folded at once, and how many may wait for it.
 const CHUNK: usize = 4096;
@@ -143,7 +144,7 @@ impl Keeper {
         let at_desk = Arc::clone(&desk);
         let mut work = Work { tools, compaction, desk: at_desk, sentinel_at: durable };
         let thread = Builder::new().name("keeper".into()).spawn(move || {
-            step_back();
+            step_back(NICE);
             work.run();
         })?;
         Ok(Self { desk, thread: Some(thread) })
@@ -174,18 +175,6 @@ impl Drop for Keeper {
         {
             tracing::error!("the keeper panicked; sentinel and index are left to the next start");
         }
-    }
-}
-
-/// Lets everybody else go first: nobody waits for what is done here, and a fold of a second's records
-/// takes a core for so long that callers would feel it.
-fn step_back() {
-    use rustix::process::{getpriority_process, setpriority_process};
-    // Whoever started the broker may have meant it to be nicer still. Of no account where it is not allowed.
-    let stepped =
-        getpriority_process(None).and_then(|given| setpriority_process(None, given.max(NICE)));
-    if let Err(error) = stepped {
-        tracing::debug!(%error, "the keeper's priority could not be lowered");
     }
 }
 
@@ -305,21 +294,6 @@ mod tests {
         assert_eq!(mail.ripe(Some(Sequence(13))), [task(2)]);
         mail.forget(task(3));
         assert_eq!(mail.ripe(None), [task(3)], "without an index nothing is kept for it");
-    }
-
-    #[test]
-    fn the_keeper_steps_back_alone_and_never_forward() {
-        let nice = || rustix::process::getpriority_process(None).unwrap();
-        let before = nice();
-        let stepping = move || {
-            step_back();
-            let once = nice();
-            rustix::process::setpriority_process(None, 19).unwrap();
-            step_back();
-            (once, nice())
-        };
-        assert_eq!(std::thread::spawn(stepping).join().unwrap(), (before.max(NICE), 19));
-        assert_eq!(nice(), before, "other threads are as they were");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use mayfly_core::{Event, Span};
 use mayfly_serve::{desk::Bundles, http::Published};
 use mayfly_sign::{KeyRing, RotationStep};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -43,6 +43,8 @@ const POOL_EVERY: Duration = Duration::from_millis(20);
 /// How often, and how many times, a start looks whether its record is on disk.
 const DISK_LOOK_EVERY: Duration = Duration::from_millis(1);
 const DISK_LOOKS_MAX: u32 = 5_000;
+/// Less nice than what follows the log: a verifier that reads lists waits for these.
+const LISTS_NICE: i32 = 5;
 /// The least difference between two dates on paper.
 const SECOND: Span = Span::from_secs(1);
 /// How far the clock by which files are dated lags behind ours.
@@ -183,15 +185,14 @@ impl Keeper {
         let (publisher, hint) = (self.ring.publisher(), self.ring.refresh_hint());
         let mut mirrors = std::mem::take(&mut self.signed.mirrors);
         let dir = self.crl_dir.clone();
-        // A long list takes its time to sign, and nobody else should wait for it.
-        let signing = tokio::task::spawn_blocking(move || {
+        let signing = aside(move || {
             let outcome = mirrors.renew(&publisher, facts, stamp, hint);
             if let Err(error) = files::write_all(&dir, mirrors.lists()) {
                 tracing::error!(%error, "revocation lists could not be written");
             }
             (mirrors, outcome)
         });
-        let Ok((mirrors, outcome)) = signing.await else { return false };
+        let Some((mirrors, outcome)) = signing.await else { return false };
         self.signed.mirrors = mirrors;
         let (bytes, entries) = self.signed.mirrors.size();
         measures::signed(bytes, entries);
@@ -223,6 +224,21 @@ impl Keeper {
         replace(&self.bundles, Arc::new(next));
         replace(&self.published, self.signed.mirrors.published());
     }
+}
+
+/// Does on a thread of its own what takes long and may take longer: a list of a hundred thousand entries is 40 ms
+/// of a core, and no caller should wait for that core. `None` if it came to no end.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (tell, told) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("lists".to_owned()).spawn(move || {
+        mayfly_store::step_back(LISTS_NICE);
+        // Nobody listens any more where the broker stops.
+        let _stopped = tell.send(work());
+    });
+    if let Err(error) = &thread {
+        tracing::error!(%error, "no thread for revocation lists");
+    }
+    told.await.ok()
 }
 
 /// Wakes those who watch only if there is something new to see.

@@ -18,30 +18,45 @@ const LINE: usize = 64;
 pub fn block(label: &str, der: &[u8]) -> Zeroizing<String> {
     let text = Zeroizing::new(BASE64_STANDARD.encode(der));
     // Room for all of it, so that growing leaves no copies behind.
-    let room = text.len() + text.len() / LINE + 2 * label.len() + 40;
-    let mut out = Zeroizing::new(String::with_capacity(room));
+    let mut out = Zeroizing::new(String::with_capacity(room(label, &text)));
+    put(&mut out, label, &text);
+    out
+}
+
+/// Several blocks of one kind, one after the other. Nothing of it is wiped: what comes in numbers is public.
+#[must_use]
+pub fn blocks<D: AsRef<[u8]>>(label: &str, all: impl IntoIterator<Item = D>) -> String {
+    let mut out = String::new();
+    for der in all {
+        let text = BASE64_STANDARD.encode(der);
+        out.reserve(room(label, &text));
+        put(&mut out, label, &text);
+    }
+    out
+}
+
+/// At least what a block takes.
+const fn room(label: &str, text: &str) -> usize {
+    text.len() + text.len() / LINE + 2 * label.len() + 40
+}
+
+fn put(out: &mut String, label: &str, text: &str) {
     out.push_str("-----BEGIN ");
     out.push_str(label);
     out.push_str("-----\n");
-    for (at, character) in (1..).zip(text.chars()) {
-        out.push(character);
-        if at % LINE == 0 {
-            out.push('\n');
-        }
+    let mut rest = text;
+    while let Some((line, next)) = rest.split_at_checked(LINE) {
+        out.push_str(line);
+        out.push('\n');
+        rest = next;
     }
-    if !out.ends_with('\n') {
+    if !rest.is_empty() {
+        out.push_str(rest);
         out.push('\n');
     }
     out.push_str("-----END ");
     out.push_str(label);
     out.push_str("-----\n");
-    out
-}
-
-/// Several blocks of one kind, one after the other.
-#[must_use]
-pub fn blocks<D: AsRef<[u8]>>(label: &str, all: impl IntoIterator<Item = D>) -> String {
-    all.into_iter().map(|der| block(label, der.as_ref()).to_string()).collect()
 }
 
 /// The content of the first block with this label, if there is one and it is whole.

@@ -170,6 +170,9 @@ impl Mirrors {
         facts: &Facts,
         stamp: Stamp,
     ) -> Result<(), SignError> {
+        if publisher.public_url().is_none() {
+            return Ok(());
+        }
         let now = stamp.date;
         let first = Window::of(now.minus(limits::FORGET_AFTER));
         let last = Window::of(now.plus(limits::CREDENTIAL_TTL_MAX));
