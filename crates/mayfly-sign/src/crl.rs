@@ -158,8 +158,8 @@ fn sign(
     Ok(out)
 }
 
-/// What is signed: `TBSCertList`. A list may have a million entries, so they are written once and moved
-/// once, into their place.
+/// What is signed: `TBSCertList`. A list may have a million entries, so each is written once, and they are
+/// moved all together.
 fn body(
     authority: &X509Authority,
     contents: &Contents<'_>,
