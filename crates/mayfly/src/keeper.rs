@@ -265,3 +265,17 @@ fn note(step: &RotationStep) -> (&'static str, String) {
         RotationStep::Revoked(kind, id) => ("authority_revoked", of(kind, id)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_done_aside_has_stepped_back_and_may_fail() {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let before = nice();
+        assert_eq!(aside(nice).await, Some(before.max(LISTS_NICE)));
+        assert_eq!(nice(), before, "others are as they were");
+        assert_eq!(aside(|| -> () { panic!("a planted fault") }).await, None);
+    }
+}
