@@ -1,6 +1,6 @@
-//! Half an hour of everything at once: nothing leaks, nothing that ended comes back, nothing grows.
+//! Three quarters of an hour of everything at once: nothing leaks, nothing that ended comes back, nothing grows.
 //!
-//! `cargo bench -p mayfly --bench soak -- --minutes 30` soaks; `--quick` is the same in two minutes. Workloads
+//! `cargo bench -p mayfly --bench soak -- --minutes 45` soaks; `--quick` is the same in two minutes. Workloads
 //! are processes that are killed with -9, sockets and leases; credentials are renewed, tasks amended, and
 //! the broker is started anew twice, once after a kill -9. A follower has to refuse every credential of what
 //! has ended and to accept those that stand. **Fails if anything was accepted that should not have been, or an
@@ -67,7 +67,7 @@ fn minutes() -> Result<u64, Fault> {
     let told = std::env::args().skip_while(|word| word != "--minutes").nth(1);
     match told {
         Some(text) => Ok(text.parse()?),
-        None => Ok(u64::try_from(count("MAYFLY_BENCH_MINUTES", (2, 30))?)?),
+        None => Ok(u64::try_from(count("MAYFLY_BENCH_MINUTES", (2, 45))?)?),
     }
 }
 
@@ -161,7 +161,7 @@ async fn left(broker: &Broker) -> Result<(u64, usize), Fault> {
 }
 
 fn tell(shared: &Shared, samples: &Samples, (live, standing): (u64, usize)) -> Told {
-    let slopes = samples.tell();
+    let grown = samples.tell();
     let counts = shared.counts();
     say("what came of it:");
     for (what, count) in &counts {
@@ -181,8 +181,8 @@ fn tell(shared: &Shared, samples: &Samples, (live, standing): (u64, usize)) -> T
         ("soak_lost_ends".to_owned(), lost),
         ("soak_refused_alive".to_owned(), count(What::RefusedAlive)),
         ("soak_failed".to_owned(), count(What::Failed)),
-        ("soak_memory_slope_mib_per_h".to_owned(), slopes.0),
-        ("soak_fd_slope_per_h".to_owned(), slopes.1),
+        ("soak_memory_growth_mib_per_h".to_owned(), grown.0),
+        ("soak_fd_growth_per_h".to_owned(), grown.1),
     ];
     for (key, waits) in shared.waits() {
         let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|q| quantile(&waits, q));

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use mayfly_core::limits;
 use tokio::{
     sync::Mutex,
     time::{Instant, MissedTickBehavior, interval},
@@ -13,7 +14,10 @@ use crate::{
     series::series,
 };
 
-/// Samples of one line: the second, and what there was.
+/// Samples: the second, and what there was.
+type Line = [(f64, f64)];
+
+/// What was seen, second by second.
 #[derive(Debug, Default)]
 pub(crate) struct Samples {
     memory: Vec<(f64, f64)>,
@@ -37,34 +41,44 @@ pub(crate) async fn watch(broker: Arc<Mutex<Broker>>, whole: Duration) -> Result
 }
 
 impl Samples {
-    /// Prints the lines; how steep they are in the last third, in MiB and files an hour.
+    /// Prints the lines; by how much they grow, in MiB and files an hour.
     pub(crate) fn tell(&self) -> (f64, f64) {
-        let (memory, files) = (last_third(&self.memory), last_third(&self.files));
-        for (what, points) in [("MiB resident", memory), ("open files", files)] {
-            let values: Vec<_> = points.iter().map(|(_, value)| *value).collect();
-            let [least, p50, most] = [0.0, 0.5, 1.0].map(|q| quantile(&values, q));
+        let tell = |what, points: &Line| {
+            let (before, last) = two_periods(points);
+            let [was, is] = [before, last].map(mean);
+            let growth = (is - was) / period(points) * 3600.0;
+            let values: Vec<_> = last.iter().map(|(_, value)| *value).collect();
+            let [least, most] = [0.0, 1.0].map(|q| quantile(&values, q));
             say(&format!(
-                "{what} in the last third: {least:.1} to {most:.1}, median {p50:.1}, {:+.2} an hour",
-                slope(points) * 3600.0
+                "{what} in the last {:.1} minutes: {least:.1} to {most:.1}, mean {is:.1} after {was:.1} in \
+                 those before: {growth:+.2} an hour",
+                period(points) / 60.0
             ));
-        }
+            growth
+        };
+        let grown = (tell("MiB resident", &self.memory), tell("open files", &self.files));
         series("soak_memory", ("seconds", "MiB"), &self.memory);
         series("soak_files", ("seconds", "open files"), &self.files);
-        (slope(memory) * 3600.0, slope(files) * 3600.0)
+        grown
     }
 }
 
-/// Both restarts are behind it, and two windows of expiry (ten minutes each, forgotten whole): as many ended
-/// tasks are remembered as there will be.
-fn last_third(points: &[(f64, f64)]) -> &[(f64, f64)] {
-    points.get(points.len() / 3 * 2..).unwrap_or_default()
+/// What ended within a window of expiry is forgotten with the whole of it, so that memory goes up and down once a
+/// window: only means of whole windows say whether it grows. A short soak has a quarter of itself instead.
+fn period(points: &Line) -> f64 {
+    let whole = points.last().map_or(0.0, |(at, _)| *at);
+    Duration::from_millis(limits::WINDOW.as_millis()).as_secs_f64().min(whole / 4.0)
 }
 
-/// The slope of the line of least squares.
-fn slope(points: &[(f64, f64)]) -> f64 {
-    let count = points.iter().map(|_| 1.0).sum::<f64>();
-    let x = points.iter().map(|(x, _)| x).sum::<f64>() / count;
-    let y = points.iter().map(|(_, y)| y).sum::<f64>() / count;
-    let along = points.iter().map(|(px, py)| (px - x) * (py - y)).sum::<f64>();
-    along / points.iter().map(|(px, _)| (px - x).powi(2)).sum::<f64>()
+/// The last period but one, and the last. Both restarts are behind them, and in a soak of 45 minutes so is the time
+/// until as many ended tasks are remembered as there will be.
+fn two_periods(points: &Line) -> (&Line, &Line) {
+    let whole = points.last().map_or(0.0, |(at, _)| *at);
+    let since = |start: f64| points.partition_point(|(at, _)| *at < start);
+    let (before, last) = points.split_at(since(whole - period(points)));
+    (before.get(since(whole - 2.0 * period(points))..).unwrap_or_default(), last)
+}
+
+fn mean(points: &Line) -> f64 {
+    points.iter().map(|(_, value)| value).sum::<f64>() / points.iter().map(|_| 1.0).sum::<f64>()
 }
