@@ -22,8 +22,8 @@ pub(crate) struct Found {
     /// Figures by bench.
     figures: BTreeMap<String, BTreeMap<String, f64>>,
     pub(crate) series: Vec<Series>,
-    /// Benches of which others disturbed the run, with the share of the machine that those used.
-    pub(crate) disturbed: Vec<(String, f64)>,
+    /// Benches that others disturbed, with the share of the machine that those used, at most where it ran more than once.
+    pub(crate) disturbed: BTreeMap<String, f64>,
     /// Benches whose build says nothing about a release.
     pub(crate) dev: Vec<String>,
     /// What broke off or printed something else than figures.
@@ -53,7 +53,8 @@ impl Found {
                 self.series.extend(serde_json::from_str::<Series>(series).ok());
             }
             if let Some(share) = foreign(line).filter(|share| *share > 10.0) {
-                self.disturbed.push((bench.clone(), share));
+                let most = self.disturbed.entry(bench.clone()).or_default();
+                *most = most.max(share);
             }
             if line.starts_with("DEV BUILD") {
                 self.dev.push(bench.clone());
