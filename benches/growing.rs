@@ -5,7 +5,7 @@ use crate::{measure::say, series::series};
 /// Prints the points, and the exponent of the power by which they grow: the slope of the line of least
 /// squares through both logarithms. 0 is a cost that does not grow, 1 one that grows with the number.
 pub(crate) fn growing(name: &str, (x, unit): (&str, &str), points: &[(f64, f64)]) -> f64 {
-    series(name, (x, unit), points);
+    series("series", name, (x, unit), points);
     let exponent = exponent(points);
     say(&format!("  {name}: grows with {x} to the power of {exponent:.2}"));
     exponent

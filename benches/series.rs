@@ -1,10 +1,11 @@
-//! How a cost grows with a number, for programs that draw it.
+//! Numbers for programs that draw them.
 
 use crate::measure::say;
 
-/// Prints `series {"name":…,"x":…,"unit":…,"points":[[n,cost],…]}`.
-pub(crate) fn series(name: &str, (x, unit): (&str, &str), points: &[(f64, f64)]) {
+/// Prints `WORD {"name":…,"x":…,"unit":…,"points":[[n,cost],…]}`. The word is `series` where a cost is shown to grow
+/// with a number, and `course` for what was seen as time went by.
+pub(crate) fn series(word: &str, name: &str, (x, unit): (&str, &str), points: &[(f64, f64)]) {
     let points = points.iter().map(|(n, cost)| format!("[{n},{cost:.6}]")).collect::<Vec<_>>();
     let points = points.join(",");
-    say(&format!(r#"series {{"name":"{name}","x":"{x}","unit":"{unit}","points":[{points}]}}"#));
+    say(&format!(r#"{word} {{"name":"{name}","x":"{x}","unit":"{unit}","points":[{points}]}}"#));
 }

@@ -363,9 +363,9 @@ fn lost_in_log(book: &Book, testimony: &Testimony) -> Vec<String> {
 fn check_the_checks(book: &Book, views: &[wire::TaskView], testimony: &Testimony) {
     type Plant = fn(&mut Known);
     // What is revoked in truth is no loss that could be planted.
-    let stands = |held: &Held| !held.revoking;
-    let is_plain =
-        |(_, known): &(&String, &Known)| !known.ending && known.held.values().any(stands);
+    let is_plain = |(_, known): &(&String, &Known)| {
+        !known.ending && known.held.values().any(|held| !held.revoking)
+    };
     let (task, _) = book.tasks.iter().find(is_plain).expect("a live task with a live credential");
     let plants: [(&str, Plant); 3] = [
         ("the end of", |known| known.ended_at = Some(u64::MAX)),

@@ -61,8 +61,8 @@ pub(crate) async fn measure(dir: &Path) -> Result<Vec<(&'static str, f64)>, Faul
     say(&format!("  … in the second half                           {:>9.1} MB", most(second)));
     say(&format!("  … afterwards                                   {after:>9.1} MB"));
     say(&format!("  the log, which is kept                         {log:>9.1} MB"));
-    series("index_by_churn", ("tasks begun and ended", "MB"), &points);
-    series("memory_by_churn", ("tasks begun and ended", "MiB"), &memory);
+    series("course", "index_by_churn", ("tasks begun and ended", "MB"), &points);
+    series("course", "memory_by_churn", ("tasks begun and ended", "MiB"), &memory);
     Ok(vec![
         ("index_mb_after_churn", after),
         ("index_growth_ratio", growth),

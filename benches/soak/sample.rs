@@ -44,21 +44,22 @@ impl Samples {
     /// Prints the lines; by how much they grow, in MiB and files an hour.
     pub(crate) fn tell(&self) -> (f64, f64) {
         let tell = |what, points: &Line| {
-            let (before, last) = two_periods(points);
+            let period = period(points);
+            let (before, last) = two_last(period, points);
             let [was, is] = [before, last].map(mean);
-            let growth = (is - was) / period(points) * 3600.0;
+            let growth = (is - was) / period * 3600.0;
             let values: Vec<_> = last.iter().map(|(_, value)| *value).collect();
             let [least, most] = [0.0, 1.0].map(|q| quantile(&values, q));
             say(&format!(
                 "{what} in the last {:.1} minutes: {least:.1} to {most:.1}, mean {is:.1} after {was:.1} in \
                  those before: {growth:+.2} an hour",
-                period(points) / 60.0
+                period / 60.0
             ));
             growth
         };
         let grown = (tell("MiB resident", &self.memory), tell("open files", &self.files));
-        series("soak_memory", ("seconds", "MiB"), &self.memory);
-        series("soak_files", ("seconds", "open files"), &self.files);
+        series("course", "soak_memory", ("seconds", "MiB"), &self.memory);
+        series("course", "soak_files", ("seconds", "open files"), &self.files);
         grown
     }
 }
@@ -66,17 +67,19 @@ impl Samples {
 /// What ended within a window of expiry is forgotten with the whole of it, so that memory goes up and down once a
 /// window: only means of whole windows say whether it grows. A short soak has a quarter of itself instead.
 fn period(points: &Line) -> f64 {
-    let whole = points.last().map_or(0.0, |(at, _)| *at);
-    Duration::from_millis(limits::WINDOW.as_millis()).as_secs_f64().min(whole / 4.0)
+    Duration::from_millis(limits::WINDOW.as_millis()).as_secs_f64().min(end(points) / 4.0)
+}
+
+fn end(points: &Line) -> f64 {
+    points.last().map_or(0.0, |(at, _)| *at)
 }
 
 /// The last period but one, and the last. Both restarts are behind them, and in a soak of 45 minutes so is the time
 /// until as many ended tasks are remembered as there will be.
-fn two_periods(points: &Line) -> (&Line, &Line) {
-    let whole = points.last().map_or(0.0, |(at, _)| *at);
-    let since = |start: f64| points.partition_point(|(at, _)| *at < start);
-    let (before, last) = points.split_at(since(whole - period(points)));
-    (before.get(since(whole - 2.0 * period(points))..).unwrap_or_default(), last)
+fn two_last(period: f64, points: &Line) -> (&Line, &Line) {
+    let since = |back: f64| points.partition_point(|(at, _)| *at < end(points) - back);
+    let (before, last) = points.split_at(since(period));
+    (before.get(since(2.0 * period)..).unwrap_or_default(), last)
 }
 
 fn mean(points: &Line) -> f64 {

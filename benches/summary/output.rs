@@ -7,13 +7,16 @@ use serde_json::Value;
 
 use crate::measure::Fault;
 
-/// How a cost grows with a number.
+/// Points that were told.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Series {
     pub(crate) name: String,
     pub(crate) x: String,
     pub(crate) unit: String,
     pub(crate) points: Vec<(f64, f64)>,
+    /// It is no growth of a cost, but what was seen as time went by.
+    #[serde(skip)]
+    pub(crate) is_course: bool,
 }
 
 /// All that was found in a folder.
@@ -49,8 +52,10 @@ impl Found {
 
     fn take(&mut self, bench: String, text: &str) {
         for line in text.lines() {
-            if let Some(series) = line.strip_prefix("series ") {
-                self.series.extend(serde_json::from_str::<Series>(series).ok());
+            for (word, is_course) in [("series ", false), ("course ", true)] {
+                let told = line.strip_prefix(word).map(serde_json::from_str::<Series>);
+                let told = told.and_then(Result::ok);
+                self.series.extend(told.map(|series| Series { is_course, ..series }));
             }
             if let Some(share) = foreign(line).filter(|share| *share > 10.0) {
                 let most = self.disturbed.entry(bench.clone()).or_default();

@@ -17,8 +17,6 @@ const RIGHT: f64 = 34.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 
-/// More points than numbers that somebody chose: what was seen as time went by.
-const COURSE: usize = 32;
 /// About as many lines across a course.
 const LINES: f64 = 6.0;
 
@@ -33,7 +31,7 @@ enum Paper {
 
 impl Paper {
     const fn of(series: &Series) -> Self {
-        if series.points.len() > COURSE { Self::Even } else { Self::Powers }
+        if series.is_course { Self::Even } else { Self::Powers }
     }
 
     /// What is drawn. What is not above nothing has no place among powers of ten.
@@ -48,16 +46,15 @@ impl Paper {
 
     /// What is said of it in a few words.
     fn sum_up(self, points: &[(f64, f64)]) -> String {
-        let values = || points.iter().map(|point| point.1);
-        match (self, slope(points)) {
-            (Self::Powers, Some(exponent)) => format!("exponent {exponent:.2}"),
-            (Self::Powers, None) => "too few points for an exponent".to_owned(),
-            (Self::Even, _) => {
-                let most = values().fold(0.0, f64::max);
-                format!(
-                    "at most {most:.0}, {:.0} at last",
-                    values().next_back().unwrap_or_default()
-                )
+        match self {
+            Self::Powers => slope(points).map_or_else(
+                || "too few points for an exponent".to_owned(),
+                |exponent| format!("exponent {exponent:.2}"),
+            ),
+            Self::Even => {
+                let most = points.iter().map(|point| point.1).fold(0.0, f64::max);
+                let last = points.last().map_or(0.0, |point| point.1);
+                format!("at most {most:.0}, {last:.0} at last")
             }
         }
     }
@@ -94,8 +91,9 @@ impl Side {
                 Self { low, high: most.ceil().max(low + 1.0), step: 1.0, from, to }
             }
             Paper::Even => {
-                let step = round(most.max(1.0) / LINES);
-                Self { low: 0.0, high: (most / step).ceil() * step, step, from, to }
+                // Whole numbers, so that a mark is never longer than what it says.
+                let step = round(most / LINES).max(1.0);
+                Self { low: 0.0, high: (most / step).ceil().max(1.0) * step, step, from, to }
             }
         }
     }
