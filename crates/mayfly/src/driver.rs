@@ -122,11 +122,11 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Opens the door; the receiver goes to [`Driver::run`].
+    /// Opens the door; what comes through it goes to [`Driver::run`].
     #[must_use]
-    pub fn open() -> (Self, mpsc::Receiver<Message>) {
+    pub fn open() -> (Self, Letters) {
         let (sender, receiver) = mpsc::channel(INBOX_MAX);
-        (Self { sender, tickets: Arc::default() }, receiver)
+        (Self { sender, tickets: Arc::default() }, Letters(receiver))
     }
 
     /// Tells the driver something, waiting for room. `false` when it is gone.
@@ -244,6 +244,22 @@ const fn full_or_gone(error: &mpsc::error::TrySendError<Message>) -> Denial {
     }
 }
 
+/// What came through the door. Dropping it refuses everybody who waits for an answer to theirs.
+#[derive(Debug)]
+pub struct Letters(mpsc::Receiver<Message>);
+
+impl Drop for Letters {
+    fn drop(&mut self) {
+        self.0.close();
+        // Whoever has taken a place by now puts its message there a moment later. A receiver that is just
+        // dropped does not wait for that, and the message, with whom it would have to answer, stays for
+        // as long as anybody holds the door: for ever, if it is the asker.
+        while !matches!(self.0.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)) {
+            std::thread::yield_now();
+        }
+    }
+}
+
 /// Owns the registrar.
 #[derive(Debug)]
 pub struct Driver<M> {
@@ -291,7 +307,7 @@ impl<M: Means> Driver<M> {
     }
 
     /// Runs until `stop`, and gives the means back, so that what they hold can be closed in order.
-    pub async fn run(mut self, mut inbox: mpsc::Receiver<Message>, stop: CancellationToken) -> M {
+    pub async fn run(mut self, mut letters: Letters, stop: CancellationToken) -> M {
         let mut round = Vec::with_capacity(ROUND_MAX);
         self.carry_out();
         loop {
@@ -302,7 +318,7 @@ impl<M: Means> Driver<M> {
                 .map_or(std::time::Duration::from_secs(3600), |then| clock::until(now, then));
             tokio::select! {
                 () = stop.cancelled() => return self.means,
-                count = inbox.recv_many(&mut round, ROUND_MAX) => {
+                count = letters.0.recv_many(&mut round, ROUND_MAX) => {
                     if count == 0 {
                         return self.means;
                     }
@@ -472,5 +488,78 @@ impl<M: Means> Driver<M> {
     fn forget(&mut self, task: TaskId) {
         self.news.remove(&task);
         self.means.forget(task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mayfly_core::{
+        Delta, Finding, Holder, Serial, Shard, Timestamp, TrustDomain, registrar::Charter,
+    };
+
+    use super::*;
+    use crate::board::Board;
+
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+    const ASKERS: usize = 6;
+
+    /// Means that have nothing to do.
+    struct Idle;
+
+    impl Means for Idle {
+        fn append(&mut self, _: &mut Vec<(Sequence, Record)>) -> Option<Message> {
+            None
+        }
+
+        fn sign(&mut self, _: &mut Vec<(Ticket, Grant)>) -> Option<Message> {
+            None
+        }
+
+        fn publish(&mut self, _: &Delta) {}
+
+        fn refresh_crl(&mut self) {}
+
+        fn watch(&mut self, _: TaskId, _: &Holder) -> Option<Message> {
+            None
+        }
+
+        fn open_socket(&mut self, _: TaskId) {}
+
+        fn close_socket(&mut self, _: TaskId) {}
+
+        fn withdraw(&mut self, _: TaskId) {}
+
+        fn alert(&mut self, _: Finding, _: (Option<TaskId>, Option<Serial>)) {}
+
+        fn forget(&mut self, _: TaskId) {}
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn whoever_asks_as_the_driver_goes_is_answered() {
+        let charter = Charter {
+            trust_domain: TrustDomain::parse("example.org").unwrap(),
+            shard: Shard(0),
+            policy_epoch: mayfly_core::PolicyEpoch::default(),
+            admission: mayfly_core::Admission::default(),
+        };
+        for round in 0..20_000 {
+            let registrar = Registrar::replay(charter.clone(), None, []);
+            let (_board, poster) = Board::new(Sequence(0));
+            let driver = Driver::new(registrar, Arc::new(|| Timestamp(0)), (Idle, poster));
+            let ((inbox, messages), stop) = (Inbox::open(), CancellationToken::new());
+            let driving = tokio::spawn(driver.run(messages, stop.clone()));
+            let asking = (0..ASKERS).map(|_| {
+                let asker = inbox.clone();
+                tokio::spawn(async move { while asker.read(|_| ()).await.is_ok() {} })
+            });
+            let asking: Vec<_> = asking.collect();
+            inbox.read(|_| ()).await.unwrap();
+            stop.cancel();
+            driving.await.unwrap();
+            for asked in asking {
+                let asked = tokio::time::timeout(PATIENCE, asked).await;
+                assert!(asked.is_ok(), "it still waits, in round {round}");
+            }
+        }
     }
 }

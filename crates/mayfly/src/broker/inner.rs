@@ -27,7 +27,7 @@ use crate::{
     clock::{self, Clock},
     config::{Config, OidcIssuer},
     desk::{LocalDesk, Policy},
-    driver::{Driver, Inbox, Message},
+    driver::{Driver, Inbox, Letters, Message},
     federation::{Federations, Poller},
     keeper::{self, Keeper, Signed},
     means::{Machine, Settled, SocketOrders, SocketWork, Sought},
@@ -111,7 +111,7 @@ impl Inner {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         registrar.handle(now, Event::NoteAsked { what: "started".to_owned(), detail: version });
 
-        let (inbox, messages) = Inbox::open();
+        let (inbox, letters) = Inbox::open();
         let pool = KeyPool::new(POOL_MAX, POOL_AGE_MAX);
         let keys = Arc::new(Keys::new((ring.signer(), Arc::clone(clock)), pool));
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -142,7 +142,7 @@ impl Inner {
         let (board, poster) = Board::new(registrar.durable_sequence());
         let driver = Driver::new(registrar, Arc::clone(clock), (means, poster));
         let report = report_sightings(sightings, inbox.clone(), running.stop.clone());
-        running.decide((driver, messages), report, Arc::clone(&feed))?;
+        running.decide((driver, letters), report, Arc::clone(&feed))?;
         Ok(Self {
             inbox,
             keys,
@@ -280,7 +280,7 @@ impl Running {
     /// runtime to itself: an end that was seen may not wait behind a thousand callers.
     fn decide(
         &self,
-        (driver, messages): (Driver<Machine>, mpsc::Receiver<Message>),
+        (driver, letters): (Driver<Machine>, Letters),
         sightings: impl Future<Output = ()> + Send + 'static,
         feed: Arc<Hub>,
     ) -> Result<(), BrokerError> {
@@ -290,7 +290,7 @@ impl Running {
         let stop = self.stop.clone();
         let thread = self.tasks.spawn_blocking(move || {
             let _last_words = last_words;
-            let driving = driver.run(messages, stop.clone());
+            let driving = driver.run(letters, stop.clone());
             let all = async { tokio::join!(driving, sightings, feed.run(stop)) };
             let (machine, (), ()) = runtime.block_on(all);
             machine
