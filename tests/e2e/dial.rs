@@ -1,6 +1,13 @@
 //! A caller over TLS that can be as careless as it likes.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{SocketAddr, TcpListener},
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use mayfly_verify::x509::Leaf;
 use rustls::{
@@ -103,10 +110,22 @@ pub(crate) async fn get(
     status.zip(body).ok_or_else(|| std::io::Error::other(format!("no answer: {answer:?}")))
 }
 
-/// A port that nobody has at this moment.
+/// Ports that the kernel gives to nobody who does not ask for one of them.
+const PORTS: Range<u32> = 20_000..32_000;
+/// So far from each other begin processes with neighbouring numbers.
+const PORTS_EACH: u32 = 61;
+
+/// A port that nobody has at this moment, and that a broker finds free again after a restart.
 pub(crate) fn free_port() -> SocketAddr {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    socket.local_addr().expect("an address")
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(PORTS_EACH);
+    let free = PORTS.into_iter().find_map(|_| {
+        let next = first.wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + next % (PORTS.end - PORTS.start);
+        let socket = TcpListener::bind(("127.0.0.1", u16::try_from(port).ok()?)).ok()?;
+        socket.local_addr().ok()
+    });
+    free.expect("a port")
 }
 
 /// Whether a call failed because its connection did, and not by an answer: no server has said so.
