@@ -3,7 +3,9 @@
 //! A registrar that replays the rows in the order of their records must come out like one that
 //! replayed everything. So a record is dropped only where core would not miss it: a renewal or a
 //! quarantine by the next one of its kind, a promise when its expiry window is forgotten, a task when
-//! core has forgotten it.
+//! core has forgotten it. Core says when: for each task that a replay brings back too, should a crash have
+//! taken what it said. Only where the log is folded without a core, all of it, are tasks swept by the clock, for
+//! they would be all that there ever were.
 //!
 //! | key | value |
 //! |---|---|
@@ -11,7 +13,7 @@
 //! | `p` window, sequence | a record about a credential, promise or revocation |
 //! | `w` window | the next free slot |
 //! | `k` parent, child | nothing; a parent is kept as long as its children |
-//! | `e` instant, task | nothing; a task that can be swept then, should core never say so |
+//! | `e` instant, task | nothing; a task to be looked at then, because core will not say that it has forgotten it |
 
 use std::{ops::Range, sync::Arc};
 
@@ -21,7 +23,7 @@ use mayfly_core::{
     Window, limits,
 };
 
-use crate::index::{Draft, IndexError};
+use crate::{draft::Draft, index::IndexError};
 
 /// To be raised when the meaning of rows changes: older indexes are rebuilt then.
 pub(crate) const VERSION: u8 = 3;
@@ -50,9 +52,10 @@ pub(crate) fn take(draft: &mut Draft<'_>, entry: &Entry) -> Result<(), IndexErro
     match &entry.record.fact {
         Fact::Began { task, parent, .. } => {
             if let Some(parent) = parent {
-                draft.put(key(b'k', &[parent.as_bytes(), task.as_bytes()]), Vec::new())?;
+                draft.add(key(b'k', &[parent.as_bytes(), task.as_bytes()]), Vec::new());
             }
-            draft.put(task_key(*task, BEGAN), row)
+            draft.add(task_key(*task, BEGAN), row);
+            Ok(())
         }
         Fact::Promised { task, serial, count, .. } => {
             reserve(draft, serial)?;
@@ -67,10 +70,12 @@ pub(crate) fn take(draft: &mut Draft<'_>, entry: &Entry) -> Result<(), IndexErro
             add_if_known(draft, *task, serial_key(serial, entry.sequence), row)
         }
         Fact::Ended { task, cause, exit, .. } => {
-            put_if_known(draft, *task, task_key(*task, ENDED), row)?;
-            let sweep_at = entry.record.at.plus(SWEEP_AFTER);
-            if *cause == Cause::Exited || exit.is_some() || has_no_process(draft, *task)? {
-                draft.put(due_key(sweep_at, *task), Vec::new())?;
+            add_if_known(draft, *task, task_key(*task, ENDED), row)?;
+            let sweeps = draft.is_alone
+                && (*cause == Cause::Exited || exit.is_some() || has_no_process(draft, *task)?);
+            if sweeps {
+                let sweep_at = entry.record.at.plus(SWEEP_AFTER);
+                draft.add(due_key(sweep_at, *task), Vec::new());
             }
             Ok(())
         }
@@ -100,14 +105,14 @@ pub(crate) fn sweep(
     // The first window that is still needed; see `Window::forget_at`.
     let live = Window::of(now.minus(limits::FORGET_AFTER)).0.to_be_bytes();
     for prefix in [b'p', b'w'] {
-        for key in draft.keys(vec![prefix]..key(prefix, &[&live]), most)? {
-            draft.remove(&key)?;
+        for (key, value) in draft.rows(vec![prefix]..key(prefix, &[&live]), most)? {
+            draft.drop_row(key, &value);
         }
     }
     let later = now.0.saturating_add(1).to_be_bytes();
-    for key in draft.keys(vec![b'e']..key(b'e', &[&later]), most)? {
+    for (key, value) in draft.rows(vec![b'e']..key(b'e', &[&later]), most)? {
         let task = due_task(&key).ok_or_else(IndexError::bad_row)?;
-        draft.remove(&key)?;
+        draft.drop_row(key, &value);
         forget(draft, task, now)?;
     }
     Ok(())
@@ -119,19 +124,22 @@ pub(crate) fn forget(
     task: TaskId,
     now: Timestamp,
 ) -> Result<(), IndexError> {
-    if !draft.keys(below(key(b'k', &[task.as_bytes()])), 1)?.is_empty() {
+    if !draft.rows(below(key(b'k', &[task.as_bytes()])), 1)?.is_empty() {
         // Its children's depth and ancestors are read off it at a replay.
         return draft.put(due_key(now.plus(limits::FORGET_AFTER), task), Vec::new());
     }
-    if let Some(Fact::Began { parent: Some(parent), .. }) = began(draft, task)? {
+    let rows = draft.rows(below(key(b't', &[task.as_bytes()])), usize::MAX)?;
+    let began = rows.iter().find(|(key, _)| *key == task_key(task, BEGAN));
+    let began = began.map(|(_, row)| decode_row(row)).transpose()?;
+    if let Some(Fact::Began { parent: Some(parent), .. }) = began.map(|(_, record)| record.fact) {
         if is_open_job(draft, parent)? {
             // A job counts its attempts at a replay.
             return draft.put(due_key(now.plus(limits::FORGET_AFTER), task), Vec::new());
         }
         draft.remove(&key(b'k', &[parent.as_bytes(), task.as_bytes()]))?;
     }
-    for key in draft.keys(below(key(b't', &[task.as_bytes()])), usize::MAX)? {
-        draft.remove(&key)?;
+    for (key, value) in rows {
+        draft.drop_row(key, &value);
     }
     Ok(())
 }
@@ -199,7 +207,8 @@ fn put_if_known(
     if draft.has(&task_key(task, BEGAN))? { draft.put(key, row) } else { Ok(()) }
 }
 
-/// The same for a key that has the record's place in it, and so was never there before.
+/// The same for a key that was never there before: it has the record's place in it, or there is but one such
+/// record of a task.
 fn add_if_known(
     draft: &mut Draft<'_>,
     task: TaskId,
@@ -242,13 +251,13 @@ fn drop_old_amendments(
     task: TaskId,
     now: Timestamp,
 ) -> Result<(), IndexError> {
-    let keys = draft.keys(below(task_key(task, AMENDED)), usize::MAX)?;
-    for (key, after) in keys.iter().zip(keys.iter().skip(1)) {
-        let after = draft.get(after)?.ok_or_else(IndexError::bad_row)?;
-        if decode_row(&after)?.1.at.plus(AMENDED_FOR) > now {
+    let mut rows = draft.rows(below(task_key(task, AMENDED)), usize::MAX)?.into_iter().peekable();
+    while let Some((key, value)) = rows.next() {
+        let Some((_, after)) = rows.peek() else { break };
+        if decode_row(after)?.1.at.plus(AMENDED_FOR) > now {
             break;
         }
-        draft.remove(key)?;
+        draft.drop_row(key, &value);
     }
     Ok(())
 }
@@ -301,14 +310,16 @@ fn below(prefix: Vec<u8>) -> Range<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use mayfly_core::Author;
+
     use super::*;
-    use crate::index::Index;
+    use crate::{compaction::tests as compaction_tests, index::Index};
 
     #[test]
     fn what_expired_together_goes_at_the_pace_at_which_records_come() {
         let dir = tempfile::tempdir().unwrap();
         let (index, _) = Index::open(&dir.path().join("index")).unwrap();
-        let mut draft = Draft::new(&index);
+        let mut draft = index.draft();
         let window = Window(7);
         for number in 0..1_000_u64 {
             let name = [&window.0.to_be_bytes()[..], &number.to_be_bytes()];
@@ -316,11 +327,52 @@ mod tests {
         }
         let mut left = |now, count| {
             sweep(&mut draft, (now, count)).unwrap();
-            draft.keys(vec![b'p']..vec![b'q'], usize::MAX).unwrap().len()
+            draft.rows(vec![b'p']..vec![b'q'], usize::MAX).unwrap().len()
         };
         assert_eq!(left(window.forget_at().minus(Span(1)), 1), 1_000);
         assert_eq!(left(window.forget_at(), 1), 1_000 - SWEEP_LEAST);
         assert_eq!(left(window.forget_at(), 300), 1_000 - SWEEP_LEAST - 300 * SWEEP_EACH);
         assert_eq!(left(window.forget_at(), 1), 0);
+    }
+
+    /// The keys that are left of a task that began, ended and was forgotten by core; days later too.
+    fn left(is_alone: bool) -> [usize; 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut index, _) = Index::open(&dir.path().join("index")).unwrap();
+        let task = TaskId::from_bytes([7; 16]);
+        let ended =
+            Fact::Ended { task, cause: Cause::Exited, exit: Some(0), author: Author::default() };
+        let noted = Fact::Noted { what: "later".into(), detail: String::new() };
+        let began = compaction_tests::began(task);
+        let day = 86_400_000;
+        let mut next = 0;
+        let mut entry = |at: u64, fact| {
+            next += 1;
+            let record = Record { at: Timestamp(at), fact };
+            Entry { sequence: Sequence(next), record, chain: mayfly_audit::Chain::GENESIS }
+        };
+        let (story, later) = ([entry(0, began), entry(1, ended)], [entry(9 * day, noted)]);
+        let keys = |index: &Index| {
+            let (all, none) = (vec![0]..vec![u8::MAX], vec![b'm']);
+            let rows = index.draft().rows(all, usize::MAX).unwrap();
+            rows.iter().filter(|(key, _)| *key != none).count()
+        };
+        if is_alone {
+            index.apply_alone(story).unwrap();
+            let before = keys(&index);
+            index.apply_alone(later).unwrap();
+            [before, keys(&index)]
+        } else {
+            index.apply(story.map(Ok)).unwrap();
+            let before = keys(&index);
+            index.forget(&[task]).unwrap();
+            [before, keys(&index)]
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_task_when_core_says_so_or_when_nobody_could() {
+        assert_eq!(left(false), [2, 0], "its begin and its end");
+        assert_eq!(left(true), [3, 0], "and when to look at it");
     }
 }

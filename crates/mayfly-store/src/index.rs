@@ -2,11 +2,11 @@
 
 use std::{
     borrow::Borrow,
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fs::{self, File},
     io, iter,
     num::NonZero,
-    ops::{Bound, Range},
+    ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::mpsc::{RecvTimeoutError, sync_channel},
@@ -19,6 +19,7 @@ use mayfly_core::{Sequence, Snapshot, TaskId, Timestamp};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
+    draft::Draft,
     fold::{self, Gather},
     tally::{Digest, Tally},
 };
@@ -37,6 +38,10 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 const OPEN_PATIENCE: Duration = Duration::from_secs(120);
 /// How often sled writes what it holds to its file. Whatever a crash takes is folded again from the log.
 const FLUSH_MS: u64 = 5_000;
+/// Records folded in at once. Sled makes a copy of a page for each row of it that changes, and holds on to all
+/// of them until its batch is over: those of a small one are still in the processor's caches when they are
+/// let go, while a smaller one still is written for too few rows.
+const PORTION: usize = 256;
 const META: &[u8] = b"m";
 const META_BYTES: usize = 81;
 
@@ -189,15 +194,49 @@ impl Index {
         self.meta.chain
     }
 
-    /// Folds records in; all of them or none. None is held for longer than its turn: thousands of them are
-    /// megabytes, which would be got from the kernel and given back each time.
+    /// Changes to it that nobody has made yet.
+    pub(crate) fn draft(&self) -> Draft<'_> {
+        Draft::over(&self.rows, Tally { digest: self.meta.digest, octets: self.live })
+    }
+
+    /// Folds records in, by portions of which each is folded in whole or not at all. None is held for longer
+    /// than its turn: thousands of them are megabytes, which would be got from the kernel and given back each
+    /// time.
     pub(crate) fn apply<E: Borrow<Entry>>(
         &mut self,
         entries: impl IntoIterator<Item = Result<E, IndexError>>,
     ) -> Result<(), IndexError> {
+        self.fold_all(entries, false)
+    }
+
+    /// The same where there is no core that says what it has forgotten.
+    pub(crate) fn apply_alone(
+        &mut self,
+        entries: impl IntoIterator<Item = Entry>,
+    ) -> Result<(), IndexError> {
+        self.fold_all(entries.into_iter().map(Ok), true)
+    }
+
+    fn fold_all<E: Borrow<Entry>>(
+        &mut self,
+        entries: impl IntoIterator<Item = Result<E, IndexError>>,
+        is_alone: bool,
+    ) -> Result<(), IndexError> {
+        let mut entries = entries.into_iter();
+        while self.fold(entries.by_ref().take(PORTION), is_alone)? == PORTION {}
+        Ok(())
+    }
+
+    /// How many there were.
+    fn fold<E: Borrow<Entry>>(
+        &mut self,
+        portion: impl Iterator<Item = Result<E, IndexError>>,
+        is_alone: bool,
+    ) -> Result<usize, IndexError> {
         let (mut meta, mut count) = (self.meta, 0);
-        let mut draft = Draft::new(self);
-        for entry in entries {
+        let mut draft = self.draft();
+        draft.is_alone = is_alone;
+        for entry in portion {
             let entry = entry?;
             let entry = entry.borrow();
             fold::take(&mut draft, entry)?;
@@ -206,24 +245,24 @@ impl Index {
             meta.at = meta.at.max(entry.record.at);
             count += 1;
         }
-        if count == 0 {
-            return Ok(());
+        if count > 0 {
+            fold::sweep(&mut draft, (meta.at, count))?;
+            self.write(draft.changes, meta, draft.tally)?;
         }
-        fold::sweep(&mut draft, (meta.at, count))?;
-        self.write(draft.changes, meta, draft.tally)
+        Ok(count)
     }
 
-    /// Drops tasks that core has forgotten.
+    /// Drops tasks that core has forgotten, by portions too.
     pub(crate) fn forget(&mut self, tasks: &[TaskId]) -> Result<(), IndexError> {
-        if tasks.is_empty() {
-            return Ok(());
+        for portion in tasks.chunks(PORTION) {
+            let meta = self.meta;
+            let mut draft = self.draft();
+            for task in portion {
+                fold::forget(&mut draft, *task, meta.at)?;
+            }
+            self.write(draft.changes, meta, draft.tally)?;
         }
-        let meta = self.meta;
-        let mut draft = Draft::new(self);
-        for task in tasks {
-            fold::forget(&mut draft, *task, meta.at)?;
-        }
-        self.write(draft.changes, meta, draft.tally)
+        Ok(())
     }
 
     fn write(
@@ -399,99 +438,6 @@ fn place(key: &[u8]) -> Option<u64> {
     key.get(1..)?.first_chunk().copied().map(u64::from_be_bytes)
 }
 
-/// Changes that are about to be made, and what the rows look like with them.
-pub(crate) struct Draft<'a> {
-    rows: &'a sled::Tree,
-    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    tally: Tally,
-    /// Keys that were found among the rows: the records of a lot are about few tasks.
-    found: HashSet<Vec<u8>>,
-}
-
-impl<'a> Draft<'a> {
-    pub(crate) fn new(index: &'a Index) -> Self {
-        let tally = Tally { digest: index.meta.digest, octets: index.live };
-        Self { rows: &index.rows, changes: BTreeMap::new(), tally, found: HashSet::new() }
-    }
-
-    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
-        match self.changes.get(key) {
-            Some(change) => Ok(change.clone()),
-            None => Ok(self.rows.get(key)?.map(|value| value.to_vec())),
-        }
-    }
-
-    pub(crate) fn has(&mut self, key: &[u8]) -> Result<bool, IndexError> {
-        if let Some(change) = self.changes.get(key) {
-            return Ok(change.is_some());
-        }
-        if self.found.contains(key) {
-            return Ok(true);
-        }
-        let is_there = self.rows.contains_key(key)?;
-        if is_there {
-            self.found.insert(key.to_vec());
-        }
-        Ok(is_there)
-    }
-
-    /// Puts in a row of which it is known that it is not there.
-    pub(crate) fn add(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.tally.add(&key, &value);
-        self.changes.insert(key, Some(value));
-    }
-
-    pub(crate) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), IndexError> {
-        if let Some(old) = self.get(&key)? {
-            self.tally.subtract(&key, &old);
-        }
-        self.add(key, value);
-        Ok(())
-    }
-
-    pub(crate) fn remove(&mut self, key: &[u8]) -> Result<(), IndexError> {
-        if let Some(old) = self.get(key)? {
-            self.tally.subtract(key, &old);
-            self.changes.insert(key.to_vec(), None);
-        }
-        Ok(())
-    }
-
-    /// The first `most` keys in `range`, in order.
-    pub(crate) fn keys(
-        &self,
-        range: Range<Vec<u8>>,
-        most: usize,
-    ) -> Result<Vec<Vec<u8>>, IndexError> {
-        let mut keys = Vec::new();
-        let stored = self.rows.range(range.clone()).keys();
-        let mut stored = stored
-            .filter(|key| !key.as_ref().is_ok_and(|key| self.changes.contains_key(key.as_ref())));
-        let drafted = self.changes.range(range);
-        let mut drafted = drafted.filter_map(|(key, value)| value.as_ref().map(|_| key));
-        let mut next_stored = stored.next().transpose()?;
-        let mut next_drafted = drafted.next();
-        while keys.len() < most {
-            match (&next_stored, next_drafted) {
-                (Some(left), Some(right)) if left.as_ref() < right.as_slice() => {
-                    keys.push(left.to_vec());
-                    next_stored = stored.next().transpose()?;
-                }
-                (_, Some(right)) => {
-                    keys.push(right.clone());
-                    next_drafted = drafted.next();
-                }
-                (Some(left), None) => {
-                    keys.push(left.to_vec());
-                    next_stored = stored.next().transpose()?;
-                }
-                (None, None) => break,
-            }
-        }
-        Ok(keys)
-    }
-}
-
 /// Opens sled's files, waiting for a handle of ours that is on its way out.
 fn open_rows(dir: &Path, cache_bytes: u64) -> Result<sled::Db, IndexError> {
     if dir.join("db").exists() {
@@ -518,23 +464,6 @@ fn wait_until_closed(dir: &Path) -> Result<(), IndexError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_draft_knows_what_is_there_with_its_changes() {
-        let dir = tempfile::tempdir().unwrap();
-        let (index, _) = Index::open(&dir.path().join("index")).unwrap();
-        index.rows.insert(b"stored", &b""[..]).unwrap();
-        let mut draft = Draft::new(&index);
-        assert!(!draft.has(b"never").unwrap());
-        for _ in ["looked up", "recalled"] {
-            assert!(draft.has(b"stored").unwrap());
-        }
-        draft.remove(b"stored").unwrap();
-        assert!(!draft.has(b"stored").unwrap(), "what was found before it was removed");
-        draft.put(b"stored".to_vec(), Vec::new()).unwrap();
-        draft.add(b"new".to_vec(), Vec::new());
-        assert!(draft.has(b"stored").unwrap() && draft.has(b"new").unwrap());
-    }
 
     #[test]
     fn readers_share_what_began_within_an_hour() {

@@ -30,6 +30,7 @@
 
 mod committer;
 mod compaction;
+mod draft;
 mod error;
 mod fold;
 mod index;

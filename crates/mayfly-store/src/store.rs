@@ -21,7 +21,7 @@ use crate::{
     sentinel::{Found, Sentinel, SentinelFile},
 };
 
-/// Records folded into the index at once where it is built again.
+/// Records read before they are folded into an index that is built again.
 const CHUNK: usize = 1024;
 /// Records that the index may be behind without being brought up to date before anybody is served: they
 /// are replayed from memory, which takes seconds where sled takes a minute. The keeper folds them later.
@@ -240,12 +240,10 @@ impl Candidate {
     fn fold(&mut self) {
         let tail = std::mem::take(&mut self.tail);
         self.snapshot = None;
-        for chunk in tail.chunks(CHUNK) {
-            if let Ok(index) = &mut self.index
-                && let Err(error) = guarded(|| index.apply(chunk.iter().map(Ok)))
-            {
-                self.index = Err(error);
-            }
+        if let Ok(index) = &mut self.index
+            && let Err(error) = guarded(|| index.apply_alone(tail))
+        {
+            self.index = Err(error);
         }
     }
 

@@ -145,6 +145,7 @@ impl History {
 fn live(dir: &Path, history: &History, upto: usize) -> IndexReport {
     let opened = Store::open(dir, &OpenOptions::new(history.now)).expect("the store opens");
     let known = usize::try_from(opened.last.0).expect("a number");
+    assert_said_again(opened.snapshot.clone(), history.now);
     assert_same(opened.snapshot, &history.journal[..known], history.now);
     let (sender, receiver) = mpsc::sync_channel(1 << 16);
     let committer = Committer::start(opened.journal, move |committed| {
@@ -173,6 +174,26 @@ fn assert_same(snapshot: Snapshot, journal: &[(Sequence, Record)], now: Timestam
     let from_snapshot = Registrar::replay(charter(), Some(snapshot), []);
     let from_all = Registrar::replay(charter(), None, journal.iter().cloned());
     assert_eq!(from_snapshot.memory(now), from_all.memory(now));
+}
+
+/// What core had forgotten may be on disk still, if a crash took what it said: it says it again.
+fn assert_said_again(snapshot: Snapshot, now: Timestamp) {
+    let mut again = History::new();
+    let begun = snapshot.records.iter().filter(|record| matches!(record.fact, Fact::Began { .. }));
+    let begun = begun.count();
+    again.registrar = Registrar::replay(charter(), Some(snapshot), []);
+    assert_eq!(again.registrar.tasks().count(), begun, "no row is of a task that it does not know");
+    let over = again.registrar.tasks().filter(|task| task.state.is_ended());
+    let over: Vec<_> = over.map(|task| task.id).collect();
+    for task in &over {
+        again.registrar.handle(now, Event::HolderGone { task: *task, exit: None });
+    }
+    for days in 1..4 {
+        again.now = now.plus(Span(days * 86_400_000));
+        again.registrar.handle_timeout(again.now);
+        again.settle();
+    }
+    assert!(over.iter().all(|task| again.forgotten.contains(task)));
 }
 
 fn copy_dir(from: &Path, to: &Path) {

@@ -497,6 +497,8 @@ mod tests {
         Delta, Finding, Holder, Serial, Shard, Timestamp, TrustDomain, registrar::Charter,
     };
 
+    use tokio::task::JoinSet;
+
     use super::*;
     use crate::board::Board;
 
@@ -546,20 +548,18 @@ mod tests {
             let registrar = Registrar::replay(charter.clone(), None, []);
             let (_board, poster) = Board::new(Sequence(0));
             let driver = Driver::new(registrar, Arc::new(|| Timestamp(0)), (Idle, poster));
-            let ((inbox, messages), stop) = (Inbox::open(), CancellationToken::new());
-            let driving = tokio::spawn(driver.run(messages, stop.clone()));
-            let asking = (0..ASKERS).map(|_| {
-                let asker = inbox.clone();
-                tokio::spawn(async move { while asker.read(|_| ()).await.is_ok() {} })
-            });
-            let asking: Vec<_> = asking.collect();
+            let ((inbox, letters), stop) = (Inbox::open(), CancellationToken::new());
+            let mut driving = JoinSet::new();
+            driving.spawn(driver.run(letters, stop.clone()));
+            let mut asking = JoinSet::new();
+            for asker in std::iter::repeat_n(inbox.clone(), ASKERS) {
+                asking.spawn(async move { while asker.read(|_| ()).await.is_ok() {} });
+            }
             inbox.read(|_| ()).await.unwrap();
             stop.cancel();
-            driving.await.unwrap();
-            for asked in asking {
-                let asked = tokio::time::timeout(PATIENCE, asked).await;
-                assert!(asked.is_ok(), "it still waits, in round {round}");
-            }
+            driving.join_all().await;
+            let asked = tokio::time::timeout(PATIENCE, asking.join_all()).await;
+            assert!(asked.is_ok(), "somebody still waits, in round {round}");
         }
     }
 }
