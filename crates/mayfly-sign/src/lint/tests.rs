@@ -268,8 +268,9 @@ struct Value {
     inside: Vec<Self>,
 }
 
-/// Reads values as deep as they go: an octet string that holds whole values, too.
-fn values(mut der: &[u8]) -> Option<Vec<Value>> {
+/// Reads values as deep as they go: what is made of values, and an octet string that one of those holds, as the
+/// content of an extension. What an octet string itself holds may look like values by chance.
+fn values(mut der: &[u8], is_made_of_values: bool) -> Option<Vec<Value>> {
     let mut all = Vec::new();
     while let [tag, rest @ ..] = der {
         let (length, rest) = match rest {
@@ -279,7 +280,11 @@ fn values(mut der: &[u8]) -> Option<Vec<Value>> {
             _ => return None,
         };
         let (content, rest) = rest.split_at_checked(length)?;
-        let inside = if matches!(tag, 0x04 | 0x30..) { values(content) } else { None };
+        let inside = match tag {
+            0x04 if is_made_of_values => values(content, false),
+            tag if tag & 0x20 != 0 => values(content, true),
+            _ => None,
+        };
         let inside = inside.unwrap_or_default();
         all.push(Value { tag: *tag, content: content.to_vec(), inside });
         der = rest;
@@ -331,7 +336,7 @@ fn write(values: &[Value], how: Spoil, left: &mut usize) -> Vec<u8> {
 fn a_container_holds_what_it_should_and_nothing_else() {
     let case = Case::new(Some(CRL));
     let der = case.sign_with_rcgen(&case.params());
-    let values = values(&der).unwrap();
+    let values = values(&der, true).unwrap();
     for how in [Spoil::Added, Spoil::Swallowed] {
         let mut spoilt_ones = 0;
         // More than there are.
