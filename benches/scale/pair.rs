@@ -59,7 +59,7 @@ pub(crate) async fn measure(few: &Broker, many: &Broker) -> Result<Pair, Fault> 
 
 async fn one(broker: &Broker, key: &str) -> Result<Round, Fault> {
     let tasks = broker.tasks().await?;
-    // Long enough for whatever comes once a second to come some times.
+    // No more: those that are over are remembered for two minutes, and few tasks are to stay few.
     let (lives, ends) =
         if is_quick() { (step::LIVES, 20) } else { (10 * step::LIVES, step::ENDS_MANY) };
     let (rate, life_ms) = step::live(broker, &tasks, (key, lives)).await?;
