@@ -122,16 +122,34 @@ mod tests {
         draft.remove(b"stored").unwrap();
         assert!(!draft.has(b"stored").unwrap(), "what was found before it was removed");
         draft.put(b"stored".to_vec(), Vec::new()).unwrap();
-        draft.add(b"new".to_vec(), b"value".to_vec());
+        draft.add(b"new".to_vec(), Vec::new());
         assert!(draft.has(b"stored").unwrap() && draft.has(b"new").unwrap());
-        let rows =
-            |draft: &Draft<'_>, most| draft.rows(b"n".to_vec()..b"t".to_vec(), most).unwrap();
-        let (new, stored) = ((b"new".to_vec(), b"value".to_vec()), (b"stored".to_vec(), vec![]));
-        assert_eq!(rows(&draft, 9), [new.clone(), stored.clone()], "each once, in order");
-        assert_eq!(rows(&draft, 1), [new]);
-        draft.drop_row(b"new".to_vec(), b"value");
-        assert_eq!(rows(&draft, 9), [stored]);
-        draft.remove(b"stored").unwrap();
-        assert_eq!(rows(&draft, 9), [], "what is stored and taken out is not there");
+    }
+
+    #[test]
+    fn rows_come_each_once_and_in_order_wherever_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = sled::open(dir.path()).unwrap();
+        for key in ["b", "d", "f", "h", "past the end"] {
+            db.insert(key, "stored").unwrap();
+        }
+        let mut draft = Draft::over(&db, Tally::default());
+        for key in ["a", "c", "i"] {
+            draft.add(key.into(), b"drafted".to_vec());
+        }
+        draft.put(b"d".to_vec(), b"changed".to_vec()).unwrap();
+        draft.remove(b"f").unwrap();
+        let rows = |draft: &Draft<'_>, most| {
+            let rows = draft.rows(b"a".to_vec()..b"j".to_vec(), most).unwrap();
+            let told = |(key, value)| [key, value].map(|part| String::from_utf8(part).unwrap());
+            rows.into_iter().map(told).map(|told| told.join(" ")).collect::<Vec<_>>()
+        };
+        let all = ["a drafted", "b stored", "c drafted", "d changed", "h stored", "i drafted"];
+        for most in 0..=all.len() {
+            assert_eq!(rows(&draft, most), all[..most]);
+        }
+        draft.drop_row(b"c".to_vec(), b"drafted");
+        draft.drop_row(b"h".to_vec(), b"stored");
+        assert_eq!(rows(&draft, usize::MAX), ["a drafted", "b stored", "d changed", "i drafted"]);
     }
 }

@@ -496,7 +496,6 @@ mod tests {
     use mayfly_core::{
         Delta, Finding, Holder, Serial, Shard, Timestamp, TrustDomain, registrar::Charter,
     };
-
     use tokio::task::JoinSet;
 
     use super::*;
