@@ -185,9 +185,8 @@ fn assert_said_again(snapshot: Snapshot, now: Timestamp) {
     assert_eq!(again.registrar.tasks().count(), begun, "no row is of a task that it does not know");
     let over = again.registrar.tasks().filter(|task| task.state.is_ended());
     let over: Vec<_> = over.map(|task| task.id).collect();
-    // Nobody is there any more, of children neither whom a crash has kept from ending with their parent.
-    let all: Vec<_> = again.registrar.tasks().map(|task| task.id).collect();
-    for task in all {
+    // As at a start: what a crash has torn is finished, and of those who are looked for nobody is found.
+    for (task, _) in again.registrar.reconcile() {
         again.registrar.handle(now, Event::HolderGone { task, exit: None });
     }
     // Whoever has children is remembered until they are forgotten.
